@@ -1,0 +1,66 @@
+"""Columns and types of the files this project writes.
+
+Boxes are ``x0 y0 x1 y1`` in pixels of the stored image turned upright (EXIF applied),
+half-open: x1 and y1 are the first column and row outside. See docs/data.md.
+"""
+
+import pyarrow as pa
+
+BOX = pa.list_(pa.int32(), 4)
+
+SHARD = pa.schema(
+    [
+        pa.field("image_id", pa.string(), nullable=False),
+        pa.field("image", pa.binary(), nullable=False),  # the file's bytes, untouched
+        pa.field("width", pa.int32(), nullable=False),  # upright
+        pa.field("height", pa.int32(), nullable=False),
+        pa.field("label", pa.string()),  # the image's class, where it has one
+        pa.field("boxes", pa.list_(BOX)),  # null: unknown; empty: known to hold none
+        pa.field("box_labels", pa.list_(pa.string())),  # one class a box
+        pa.field("mask", pa.binary()),  # PNG: class ids, 255 = ignore
+        pa.field("split", pa.string()),
+    ]
+)
+"""Image shards (jobs/prepare.py). Readers need image_id and image; other columns may lack."""
+
+ERRORS = pa.schema(
+    [
+        pa.field("image_id", pa.string(), nullable=False),
+        pa.field("uri", pa.string(), nullable=False),
+        pa.field("error", pa.string(), nullable=False),
+    ]
+)
+"""errors.parquet: what prepare could not read."""
+
+PSEUDO_BOX = pa.struct(
+    [
+        pa.field("x0", pa.int32(), nullable=False),
+        pa.field("y0", pa.int32(), nullable=False),
+        pa.field("x1", pa.int32(), nullable=False),
+        pa.field("y1", pa.int32(), nullable=False),
+        pa.field("score", pa.float32(), nullable=False),  # [0, 1]
+    ]
+)
+
+LABELS = pa.schema(
+    [
+        pa.field("image_id", pa.string(), nullable=False),
+        pa.field("shard", pa.string(), nullable=False),  # file name of the shard it came from
+        pa.field("width", pa.int32()),
+        pa.field("height", pa.int32()),
+        pa.field("pseudo_boxes", pa.list_(PSEUDO_BOX)),  # largest first; null on error
+        pa.field("foreground_fraction", pa.float32()),  # share of cells above the threshold
+        pa.field("confidence", pa.float32()),  # mean |2P - 1| of the map, [0, 1]
+        pa.field("threshold", pa.float32()),  # share of the map's maximum, [0, 1)
+        pa.field("threshold_source", pa.string()),  # given, otsu or evaluation
+        pa.field("polarity", pa.string()),  # what raw P highlights: foreground or background
+        pa.field("polarity_margin", pa.float32()),  # share of votes beyond one half, [0, 0.5]
+        pa.field("activation_map", pa.binary()),  # 16-bit PNG, foreground bright
+        pa.field("background_cue", pa.binary()),  # 8-bit PNG, 255 = background
+        pa.field("checkpoint_sha256", pa.string(), nullable=False),
+        pa.field("config_sha256", pa.string(), nullable=False),
+        pa.field("package_version", pa.string(), nullable=False),
+        pa.field("error", pa.string()),  # null when the image was labeled
+    ]
+)
+"""Labels (jobs/label.py): exactly one row an input image."""
