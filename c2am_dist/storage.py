@@ -84,7 +84,7 @@ def _expand_one(uri: str, suffixes: tuple[str, ...]) -> Iterable[File]:
     if _GLOB.search(_SCHEME.sub("", uri)):
         root = uri[: _GLOB.search(uri).start()].rpartition("/")[0] or "."  # type: ignore
         pattern = uri if _SCHEME.match(uri) else os.path.abspath(uri)
-        found = [f for f in _list_folder(root) if fnmatch.fnmatchcase(f.uri, pattern)]
+        found = [f for f in walk(root) if fnmatch.fnmatchcase(f.uri, pattern)]
         what = "the glob matches no file"
     else:
         filesystem, path = resolve(uri)
@@ -93,14 +93,15 @@ def _expand_one(uri: str, suffixes: tuple[str, ...]) -> Iterable[File]:
             raise FileNotFoundError(f"{uri}: no such file or folder")
         if info.type == pafs.FileType.File:
             return [File(_with_scheme(uri, path), info.size)]
-        found = [f for f in _list_folder(uri) if f.uri.endswith(suffixes)]
+        found = [f for f in walk(uri) if f.uri.endswith(suffixes)]
         what = f"no {' or '.join(suffixes)} file in the folder"
     if not found:
         raise FileNotFoundError(f"{uri}: {what}")
     return found
 
 
-def _list_folder(uri: str) -> list[File]:
+def walk(uri: str) -> list[File]:
+    """The files below a folder, hidden ones, ``_…`` and errors.parquet left out."""
     filesystem, root = resolve(uri)
     infos = filesystem.get_file_info(
         pafs.FileSelector(root, recursive=True, allow_not_found=True)

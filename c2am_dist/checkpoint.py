@@ -1,0 +1,156 @@
+"""Checkpoints: one folder with ``checkpoint.pt`` and, written last, ``manifest.json``.
+
+A folder without its manifest, or whose digest differs, is never taken for a checkpoint, so a
+write cut short by a crash is invisible. Tensors and plain values only: files load with
+``weights_only=True``.
+"""
+
+import dataclasses
+import hashlib
+import io
+import json
+import pickle
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from c2am_dist import __version__, storage
+
+FORMAT = 1
+"""Raised whenever the content changes meaning; see CHANGELOG.md."""
+
+
+class CheckpointError(ValueError):
+    """A checkpoint is absent, incomplete, corrupt or of another kind; names the URI."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class Checkpoint:
+    method: str
+    """``c2am`` or ``classifier``."""
+    encoder: str
+    """Encoder architecture, such as ``resnet18``."""
+    model: dict[str, Tensor]
+    """Weights; the encoder's keys begin with ``encoder.``."""
+    optimizer: dict[str, Any]
+    step: int
+    """Optimizer steps done, which is also the position in the plan of epochs."""
+    total_steps: int
+    """Length of the schedule."""
+    classes: list[str]
+    """The classifier's classes in order of its outputs; empty for C2AM."""
+    polarity: str
+    """What raw P highlights: ``foreground`` or ``background``; empty for a classifier."""
+    polarity_margin: float
+    """Share of the votes beyond one half, in [0, 0.5]."""
+    border_lock: float
+    """How far the maps share one frame-like pattern, in [0, 1]."""
+    crop_px: int
+    """Side of the images the model was trained on."""
+    weights_sha256: str
+    """Digest of the file the encoder started from; empty when it started at random."""
+    config: str
+    """The resolved TrainConfig as JSON."""
+    package_version: str = __version__
+
+
+def save(uri: str, checkpoint: Checkpoint) -> str:
+    """Writes a checkpoint folder and returns the SHA-256 of its file."""
+    buffer = io.BytesIO()
+    fields = {f.name: getattr(checkpoint, f.name) for f in dataclasses.fields(checkpoint)}
+    torch.save(fields, buffer)
+    data = buffer.getvalue()
+    sha256 = hashlib.sha256(data).hexdigest()
+    storage.write_bytes(storage.join(uri, "checkpoint.pt"), data)
+    described = ("method", "encoder", "step", "total_steps", "polarity", "polarity_margin")
+    manifest = {
+        "format": FORMAT,
+        "sha256": sha256,
+        "package_version": checkpoint.package_version,
+        **{name: fields[name] for name in described},
+    }
+    text = json.dumps(manifest, indent=2) + "\n"
+    storage.write_bytes(storage.join(uri, "manifest.json"), text.encode())
+    return sha256
+
+
+def load(uri: str) -> tuple[Checkpoint, str]:
+    """The checkpoint in a folder, or a run's final, else latest one; and its SHA-256.
+
+    Raises:
+        FileNotFoundError: nothing is there.
+        CheckpointError: the checkpoint is incomplete, corrupt or of another format.
+    """
+    folder = find(uri)
+    manifest = read_manifest(folder)
+    data = storage.read_bytes(storage.join(folder, "checkpoint.pt"))
+    sha256 = hashlib.sha256(data).hexdigest()
+    if sha256 != manifest["sha256"]:
+        raise CheckpointError(
+            f"{folder}: corrupt: checkpoint.pt has SHA-256 {sha256}, "
+            f"its manifest says {manifest['sha256']}"
+        )
+    try:
+        fields = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+        return Checkpoint(**fields), sha256
+    except (RuntimeError, TypeError, EOFError, pickle.UnpicklingError) as error:
+        raise CheckpointError(f"{folder}: not a checkpoint of this package ({error})") from error
+
+
+def find(uri: str) -> str:
+    """The checkpoint folder that a URI means: itself, or a run's final or latest one.
+
+    Raises:
+        FileNotFoundError: there is none.
+        CheckpointError: there is one that was never finished.
+    """
+    if not storage.exists(uri):
+        raise FileNotFoundError(f"{uri}: no such checkpoint or run")
+    for folder in (uri, storage.join(uri, "checkpoint")):
+        if storage.exists(storage.join(folder, "manifest.json")):
+            return folder
+    latest = latest_step(uri)
+    if latest is not None:
+        return step_folder(uri, latest)
+    if storage.exists(storage.join(uri, "checkpoint.pt")):
+        raise CheckpointError(f"{uri}: incomplete: manifest.json is missing")
+    raise FileNotFoundError(f"{uri}: holds no checkpoint (checkpoint.pt and manifest.json)")
+
+
+def read_manifest(folder: str) -> dict[str, Any]:
+    uri = storage.join(folder, "manifest.json")
+    try:
+        manifest = json.loads(storage.read_bytes(uri))
+    except ValueError as error:
+        raise CheckpointError(f"{uri}: corrupt ({error})") from error
+    if manifest.get("format") != FORMAT:
+        raise CheckpointError(
+            f"{uri}: format {manifest.get('format')!r}, this version reads {FORMAT}"
+        )
+    return manifest
+
+
+def step_folder(run: str, step: int) -> str:
+    return storage.join(run, "checkpoints", f"step-{step:08d}")
+
+
+def steps(run: str) -> list[int]:
+    """The steps of a run's complete intermediate checkpoints, in order."""
+    root = storage.join(run, "checkpoints")
+    if not storage.exists(root):
+        return []
+    manifests = [f for f in storage.walk(root) if storage.name(f.uri) == "manifest.json"]
+    return sorted(int(file.uri.split("/")[-2].removeprefix("step-")) for file in manifests)
+
+
+def latest_step(run: str) -> int | None:
+    """The step of a run's latest complete checkpoint, or None before the first."""
+    found = steps(run)
+    return found[-1] if found else None
+
+
+def prune(run: str, keep: int) -> None:
+    """Deletes all but the latest ``keep`` intermediate checkpoints of a run."""
+    for step in steps(run)[:-keep]:
+        storage.delete_folder(step_folder(run, step))
