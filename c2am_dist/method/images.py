@@ -1,0 +1,328 @@
+"""Image files to pixels to network input, and maps to PNG and back.
+
+Everything here is upright: sizes, pixels and hence boxes are those of the image after its
+EXIF orientation has been applied.
+"""
+
+import functools
+import hashlib
+import io
+import struct
+import warnings
+
+import cv2
+import numpy as np
+import simplejpeg
+import torch
+from jaxtyping import Float, UInt8
+from PIL import BmpImagePlugin, GifImagePlugin, ImageFile, PngImagePlugin, TiffImagePlugin
+from PIL import Image as PilImage
+from PIL.JpegImagePlugin import JpegImageFile
+from PIL.WebPImagePlugin import WebPImageFile
+from torch import Tensor
+
+# Red, green, blue of ImageNet; every torchvision, MoCo, DetCo and DINO encoder expects them.
+MEAN = (0.485, 0.456, 0.406)
+STD = (0.229, 0.224, 0.225)
+
+# Chosen by content, never by file name. The plugins are named one by one because
+# PIL.Image.open would try dozens of formats, some of which run programs (EPS), and warns
+# about large images by a global limit; ours is `max_pixels`.
+_FORMATS: tuple[tuple[bytes, type[ImageFile.ImageFile]], ...] = (
+    (b"\xff\xd8\xff", JpegImageFile),
+    (b"\x89PNG\r\n\x1a\n", PngImagePlugin.PngImageFile),
+    (b"GIF87a", GifImagePlugin.GifImageFile),
+    (b"GIF89a", GifImagePlugin.GifImageFile),
+    (b"RIFF", WebPImageFile),
+    (b"BM", BmpImagePlugin.BmpImageFile),
+    (b"II*\0", TiffImagePlugin.TiffImageFile),
+    (b"MM\0*", TiffImagePlugin.TiffImageFile),
+)
+_ORIENTATION_TAG = 0x0112
+_JPEG_FACTORS = (8, 4, 2, 1)  # the powers of two, for which libjpeg-turbo has SIMD code
+
+
+class ImageError(ValueError):
+    """The bytes are not an image that can be read; the message says why in a few words."""
+
+
+def header(data: bytes) -> tuple[int, int]:
+    """The size (height, width) of an image, upright, read from the file's header alone.
+
+    Raises:
+        ImageError: the bytes do not begin like an image, or hold no pixels.
+    """
+    image = _open(data)
+    width, height = image.size
+    return (width, height) if _orientation(image) >= 5 else (height, width)
+
+
+def decode(
+    data: bytes, *, min_side_px: int | None = None, max_pixels: float = 100e6
+) -> UInt8[np.ndarray, "h w 3"]:
+    """The pixels of an encoded image: RGB, upright.
+
+    JPEG (any colour space), PNG, GIF and WebP (first frame), BMP and TIFF are read, whatever
+    the file is called. Grayscale and palettes become RGB; 16-bit samples are scaled to 8 bits;
+    transparent pixels lie on white, as a browser shows them.
+
+    Args:
+        data: The file's bytes.
+        min_side_px: Shorter side that the caller is going to shrink the image to. A large
+            JPEG is then decoded at 1/2, 1/4 or 1/8 of its size, but so that the shorter side
+            keeps twice this: the shrunk image then differs from that of a full decode by
+            42 to 52 dB (31 to 37 dB without that reserve, which is only given up to get
+            below ``max_pixels``). The result's size is `header`'s only where this is None.
+        max_pixels: Most pixels to decode: what bounds memory.
+
+    Raises:
+        ImageError: unreadable, truncated, or larger than ``max_pixels``.
+    """
+    image = _open(data)
+    is_jpeg = isinstance(image, JpegImageFile)
+    factor = _reduction(image, data, min_side_px, max_pixels) if is_jpeg else 1
+    num_pixels = image.width * image.height
+    if num_pixels / factor**2 > max_pixels:
+        raise ImageError(
+            f"{image.width}x{image.height} is {num_pixels / 1e6:.0f} megapixels, more than "
+            f"the limit of {max_pixels / 1e6:g}"
+        )
+    orientation = _orientation(image)  # before loading, which rotates TIFF
+    pixels = _decode_jpeg(image, data, factor) if is_jpeg else _load(image)
+    return _turn_upright(pixels, orientation)
+
+
+def resize(
+    image: UInt8[np.ndarray, "h w 3"], size: tuple[int, int]
+) -> UInt8[np.ndarray, "height width 3"]:
+    """The image at another size (height, width).
+
+    Each axis is averaged over the pixel's area when it shrinks, which is free of aliasing
+    (plain linear sampling of a large photo is 29 dB off), and linear when it grows.
+    """
+    height, width = image.shape[:2]
+    smaller = (min(height, size[0]), min(width, size[1]))
+    if smaller != (height, width):
+        image = cv2.resize(image, smaller[::-1], interpolation=cv2.INTER_AREA)  # type: ignore
+    if smaller != size:
+        image = cv2.resize(image, size[::-1], interpolation=cv2.INTER_LINEAR)  # type: ignore
+    return image
+
+
+def resize_square(
+    image: UInt8[np.ndarray, "h w 3"], size_px: int
+) -> UInt8[np.ndarray, "size_px size_px 3"]:
+    """The image squeezed into a square, as every network here sees it."""
+    return resize(image, (size_px, size_px))
+
+
+def augmentation_rng(seed: int, epoch: int, image_id: str) -> np.random.Generator:
+    """The random numbers of one image in one epoch, the same wherever it is decoded."""
+    key = hashlib.blake2b(f"{seed}/{epoch}/{image_id}".encode(), digest_size=16).digest()
+    return np.random.Generator(np.random.PCG64(int.from_bytes(key, "little")))
+
+
+def augment(
+    image: UInt8[np.ndarray, "h w 3"],
+    *,
+    resize_px: int,
+    crop_px: int,
+    flip: bool,
+    rng: np.random.Generator,
+) -> UInt8[np.ndarray, "crop_px crop_px 3"]:
+    """A training sample: squeezed into a square, randomly cropped, mirrored half the time.
+
+    Raises:
+        ValueError: the crop is larger than the square.
+    """
+    if crop_px > resize_px:
+        raise ValueError(f"crop_px must be <= resize_px ({resize_px}), got {crop_px}")
+    y0, x0 = rng.integers(0, resize_px - crop_px + 1, size=2)
+    is_mirrored = flip and rng.random() < 0.5
+    crop = resize_square(image, resize_px)[y0 : y0 + crop_px, x0 : x0 + crop_px]
+    return np.ascontiguousarray(crop[:, ::-1] if is_mirrored else crop)
+
+
+def normalise(batch: UInt8[Tensor, "n h w 3"]) -> Float[Tensor, "n 3 h w"]:
+    """The network input: float32, ImageNet mean 0 and deviation 1, on the batch's device.
+
+    The result is channels-last in memory, as the batch is, so no pixel is moved: one kernel
+    converts, scales and shifts.
+    """
+    scale, shift = _scale_and_shift(batch.device)
+    return torch.addcmul(shift, batch.permute(0, 3, 1, 2), scale)
+
+
+def encode_png16(values: Float[np.ndarray, "h w"]) -> bytes:
+    """A map in [0, 1] as 16-bit grayscale PNG, exact to 1/131070.
+
+    Raises:
+        ValueError: a value is NaN or outside [0, 1].
+    """
+    return _encode_png(values, np.uint16)
+
+
+def encode_png8(values: Float[np.ndarray, "h w"]) -> bytes:
+    """A map in [0, 1] as 8-bit grayscale PNG, exact to 1/510; raises as `encode_png16`."""
+    return _encode_png(values, np.uint8)
+
+
+def decode_png16(data: bytes) -> Float[np.ndarray, "h w"]:
+    """The map of a 16-bit grayscale PNG: float32 in [0, 1].
+
+    Raises:
+        ImageError: anything but a 16-bit grayscale PNG.
+    """
+    return _decode_png(data, np.uint16)
+
+
+def decode_png8(data: bytes) -> Float[np.ndarray, "h w"]:
+    """The map of an 8-bit grayscale PNG: float32 in [0, 1]; raises as `decode_png16`."""
+    return _decode_png(data, np.uint8)
+
+
+def decode_mask(data: bytes) -> UInt8[np.ndarray, "h w"]:
+    """The class ids of a mask file: the samples of a grayscale, the indices of a palette PNG.
+
+    Raises:
+        ImageError: unreadable, or a picture in colour.
+    """
+    image = _open(data)
+    if image.mode not in ("1", "L", "P"):
+        raise ImageError(f"a mask has one 8-bit channel, this is {image.format} {image.mode}")
+    try:
+        return np.asarray(image, dtype=np.uint8)
+    except Exception as error:
+        raise ImageError(f"unreadable {image.format}: {error}") from error
+
+
+def _open(data: bytes) -> ImageFile.ImageFile:
+    """The image with its header read and its pixels not."""
+    if not data:
+        raise ImageError("empty file (0 bytes)")
+    plugin = next((plugin for magic, plugin in _FORMATS if data.startswith(magic)), None)
+    if plugin is None:
+        raise ImageError(f"not an image of a known format: begins with {data[:8]!r}")
+    try:
+        with warnings.catch_warnings():  # PIL warns about odd metadata, which nobody needs
+            warnings.simplefilter("ignore")
+            image = plugin(io.BytesIO(data))
+    except Exception as error:  # PIL's plugins raise whatever their parser stumbles over
+        raise ImageError(f"unreadable {plugin.format} header: {error}") from error
+    if image.width < 1 or image.height < 1:
+        raise ImageError(f"no pixels: {image.width}x{image.height}")
+    return image
+
+
+def _orientation(image: ImageFile.ImageFile) -> int:
+    """The EXIF orientation still to be applied, 1 to 8; 1 is upright."""
+    exif = image.info.get("exif")
+    if exif is None or isinstance(image, TiffImagePlugin.TiffImageFile):  # PIL turns TIFF
+        return 1
+    tiff = bytes(exif).removeprefix(b"Exif\0\0")
+    order = {b"II": "<", b"MM": ">"}.get(tiff[:2])
+    if order is None:
+        return 1
+    try:
+        (start,) = struct.unpack_from(f"{order}I", tiff, 4)
+        (num_tags,) = struct.unpack_from(f"{order}H", tiff, start)
+        for index in range(num_tags):
+            entry = struct.unpack_from(f"{order}HHIH", tiff, start + 2 + 12 * index)
+            if entry[0] == _ORIENTATION_TAG:
+                return entry[3] if 1 <= entry[3] <= 8 else 1
+    except struct.error:  # cut-off metadata; the pixels may well be fine
+        pass
+    return 1
+
+
+def _turn_upright(
+    pixels: UInt8[np.ndarray, "h w 3"], orientation: int
+) -> UInt8[np.ndarray, "height width 3"]:
+    if orientation >= 5:
+        pixels = pixels.transpose(1, 0, 2)
+    if orientation in (3, 4, 7, 8):
+        pixels = pixels[::-1]
+    if orientation in (2, 3, 6, 7):
+        pixels = pixels[:, ::-1]
+    return np.ascontiguousarray(pixels)
+
+
+def _reduction(
+    image: JpegImageFile, data: bytes, min_side_px: int | None, max_pixels: float
+) -> int:
+    """How many times smaller to decode a JPEG: 1, 2, 4 or 8."""
+    num_pixels, side_px = image.width * image.height, min(image.size)
+    if num_pixels > max_pixels and _keeps_coefficients(image, data):
+        return 1  # and so is refused: decoding it small would need as much memory
+    if min_side_px is None:
+        return 1
+    factor = next((f for f in _JPEG_FACTORS if side_px >= 2 * min_side_px * f), 1)
+    while num_pixels / factor**2 > max_pixels and factor < 8:
+        if side_px < min_side_px * factor * 2:
+            break
+        factor *= 2
+    return factor
+
+
+def _keeps_coefficients(image: JpegImageFile, data: bytes) -> bool:
+    """Whether a decoder must hold all of a JPEG's coefficients, at any scale.
+
+    So it is for progressive files and those with one scan for each colour.
+    """
+    scan = data.rfind(b"\xff\xda", 0, image.fp.tell())  # type: ignore
+    return bool(image.info.get("progressive")) or data[scan + 4] < image.layers
+
+
+def _decode_jpeg(image: JpegImageFile, data: bytes, factor: int) -> UInt8[np.ndarray, "h w 3"]:
+    height, width = -(-image.height // factor), -(-image.width // factor)
+    if image.layers != 4:  # PIL knows how Adobe stores CMYK and what it looks like
+        try:
+            return simplejpeg.decode_jpeg(
+                data, min_height=height, min_width=width, min_factor=factor, strict=True
+            )
+        except ValueError as error:
+            if "subsampling" not in str(error):  # it reads only the usual ones; PIL reads all
+                raise ImageError(f"unreadable JPEG: {error}") from error
+    image.draft(None, (width, height))
+    return _load(image)
+
+
+def _load(image: ImageFile.ImageFile) -> UInt8[np.ndarray, "h w 3"]:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            image.load()
+    except Exception as error:  # as in _open
+        raise ImageError(f"unreadable {image.format}: {error}") from error
+    if image.mode.startswith("I;16"):
+        samples = np.asarray(image).astype(np.uint32)
+        image = PilImage.fromarray(((samples * 255 + 32767) // 65535).astype(np.uint8))  # type: ignore
+    if image.mode in ("I", "F"):
+        raise ImageError(f"{image.format} with 32-bit samples, whose range is unknown")
+    if image.has_transparency_data:
+        white = PilImage.new("RGBA", image.size, "white")
+        return np.array(PilImage.alpha_composite(white, image.convert("RGBA")).convert("RGB"))
+    return np.array(image.convert("RGB"))
+
+
+@functools.cache
+def _scale_and_shift(device: torch.device) -> tuple[Tensor, Tensor]:
+    """Factors of x/255 and (x - mean)/std as one multiplication and addition, 1 3 1 1."""
+    mean = torch.tensor(MEAN, device=device).view(1, 3, 1, 1)
+    std = torch.tensor(STD, device=device).view(1, 3, 1, 1)
+    return 1 / (255 * std), -mean / std
+
+
+def _encode_png(values: Float[np.ndarray, "h w"], dtype: type[np.unsignedinteger]) -> bytes:
+    if not (values.min() >= 0 and values.max() <= 1):  # so worded, NaN fails too
+        raise ValueError(f"values must be in [0, 1], got {values.min()} to {values.max()}")
+    samples = np.rint(values * np.iinfo(dtype).max).astype(dtype)
+    return cv2.imencode(".png", samples)[1].tobytes()
+
+
+def _decode_png(data: bytes, dtype: type[np.unsignedinteger]) -> Float[np.ndarray, "h w"]:
+    samples = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED) if data else None
+    if samples is None or samples.dtype != dtype or samples.ndim != 2:
+        bits = np.iinfo(dtype).bits
+        raise ImageError(f"not a {bits}-bit grayscale PNG: begins with {data[:8]!r}")
+    return samples.astype(np.float32) / np.iinfo(dtype).max
