@@ -1,0 +1,251 @@
+"""Encoders: feature maps at stride 16 from torchvision's ResNets and VGG-16.
+
+Parameter names are torchvision's own, so that published checkpoints load unchanged, whatever
+prefix their authors' wrappers left on the keys. A file that does not fill every key is refused.
+"""
+
+import argparse
+import io
+import pickle
+import re
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import torch
+import torchvision
+from jaxtyping import Float
+from torch import Tensor, nn
+
+NORMS = (nn.BatchNorm2d, nn.SyncBatchNorm)
+"""The BatchNorm modules an encoder may hold, before and after conversion for workers."""
+
+_RESNETS = {
+    "resnet18": torchvision.models.resnet18,
+    "resnet34": torchvision.models.resnet34,
+    "resnet50": torchvision.models.resnet50,
+    "resnet101": torchvision.models.resnet101,
+}
+
+
+class Encoder(nn.Module):
+    """A chain of named stages whose outputs at stride 16 are concatenated on channels.
+
+    Attributes:
+        num_features: channels of the output.
+        num_last_features: how many of them, the first ones, are the last stage's.
+
+    Args:
+        stages: in the order they run; the names prefix the parameters' names.
+        outputs: channels of each stage that goes into the output, the last stage first.
+    """
+
+    def __init__(self, stages: Mapping[str, nn.Module], outputs: Mapping[str, int]) -> None:
+        super().__init__()
+        for name, stage in stages.items():
+            self.add_module(name, stage)
+        self._outputs = tuple(outputs)
+        self.num_features = sum(outputs.values())
+        self.num_last_features = outputs[self._outputs[0]]
+        self._is_norm_frozen = False
+
+    def forward(self, images: Float[Tensor, "n 3 height width"]) -> Float[Tensor, "n c h w"]:
+        """Features of RGB images normalised by ImageNet's mean and deviation, >= 0.
+
+        Sizes that 16 does not divide are rounded up by the ResNets, down by VGG-16.
+        """
+        taken: dict[str, Tensor] = {}
+        x = images
+        for name, stage in self.named_children():
+            x = stage(x)
+            if name in self._outputs:
+                taken[name] = x
+        if len(taken) == 1:
+            return x
+        return torch.cat([taken[name] for name in self._outputs], dim=1)
+
+    def last_stage(self, features: Float[Tensor, "n c h w"]) -> Float[Tensor, "n k h w"]:
+        """The last stage's part of the features (layer4 of a ResNet), the classifier's input."""
+        return features[:, : self.num_last_features]
+
+    def freeze_norm(self) -> None:
+        """Makes BatchNorm use its stored statistics from now on, also in training mode.
+
+        They are not updated either. Weight and bias still train unless their parameters are
+        frozen (see optim.parameter_groups).
+        """
+        self._is_norm_frozen = True
+        self.train(self.training)
+
+    def train(self, mode: bool = True) -> "Encoder":
+        super().train(mode)
+        if self._is_norm_frozen:
+            for module in self.modules():
+                if isinstance(module, NORMS):
+                    module.train(False)
+        return self
+
+
+def build_encoder(name: str) -> Encoder:
+    """An encoder with random weights, by torchvision's name; its output stride is 16.
+
+    A ResNet's last stage runs at stride 1, without dilation, and its features are those of
+    layer4 followed by those of layer3: 768 channels for ResNet-18 and 34, 3072 for 50 and 101.
+    VGG-16 gives its last convolution block before the final pooling: 512 channels.
+
+    Raises:
+        ValueError: the name is unknown.
+    """
+    if name == "vgg16":
+        layers = list(torchvision.models.vgg16().features)
+        # Without the fifth pooling, the last of the list.
+        return Encoder({"features": nn.Sequential(*layers[:-1])}, {"features": 512})
+    if name not in _RESNETS:
+        raise ValueError(f"encoder must be {', '.join(_RESNETS)} or vgg16, got {name!r}")
+    resnet = _RESNETS[name]()
+    for module in resnet.layer4.modules():
+        if isinstance(module, nn.Conv2d):
+            module.stride = (1, 1)
+    stages = {key: child for key, child in resnet.named_children() if key not in ("avgpool", "fc")}
+    num_last = resnet.fc.in_features
+    return Encoder(stages, {"layer4": num_last, "layer3": num_last // 2})
+
+
+class WeightsError(ValueError):
+    """A checkpoint that cannot be read, or does not fit the encoder."""
+
+
+class LoadReport(NamedTuple):
+    """What :func:`load_weights` did with each key, sorted; prefixes are stripped."""
+
+    matched: tuple[str, ...]
+    """Encoder keys filled from the checkpoint."""
+    missing: tuple[str, ...]
+    """Encoder keys it lacks: at most BatchNorm's counters, which start at 0."""
+    unexpected: tuple[str, ...]
+    """Keys of the checkpoint that the encoder does not have, such as a classifier's."""
+
+
+# What wrappers put around a state dict (the teacher is what DINO's authors evaluate) ...
+_NESTS = ("state_dict", "model", "teacher", "student")
+# ... and in front of its keys. MoCo's encoder_q is the trained one; encoder_k, its average,
+# matches no prefix and so is left alone.
+_PREFIX = re.compile(r"^(?:module\.|encoder_q\.|backbone\.|encoder\.|model\.)+")
+
+
+def read_state_dict(data: bytes, source: str) -> dict[str, Any]:
+    """The content of a checkpoint file, on the CPU; nothing but plain data is unpickled.
+
+    Args:
+        data: the file's bytes.
+        source: its name, for errors.
+
+    Raises:
+        WeightsError: not a readable PyTorch checkpoint, or not a dict.
+    """
+    try:
+        # DINO's training checkpoints hold their command line, an inert bag of values.
+        with torch.serialization.safe_globals([argparse.Namespace]):
+            content = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError) as error:
+        reason = str(error).partition("\n")[0] or type(error).__name__
+        raise WeightsError(f"{source}: not a readable PyTorch checkpoint ({reason})") from error
+    if not isinstance(content, Mapping):
+        raise WeightsError(f"{source}: holds a {type(content).__name__}, not a state dict")
+    return dict(content)
+
+
+def load_weights(encoder: Encoder, state_dict: Mapping[str, Any]) -> LoadReport:
+    """Fills every key of the encoder from a checkpoint's state dict, or changes nothing.
+
+    Understands torchvision, MoCo v1 and v2, DetCo and DINO checkpoints and this project's own:
+    nesting and key prefixes are stripped. Any floating-point type is accepted.
+
+    Raises:
+        WeightsError: a key is missing, ambiguous, of another shape or not finite; the message
+            names the first few.
+    """
+    found = _strip(state_dict)
+    expected = encoder.state_dict()
+    counters = {key for key in expected if key.endswith(".num_batches_tracked")}
+    problems = [
+        problem
+        for key, tensor in expected.items()
+        if key not in counters and (problem := _problem(key, tensor, found.get(key)))
+    ]
+    if problems:
+        more = f" and {len(problems) - 3} more" if len(problems) > 3 else ""
+        raise WeightsError(
+            f"{len(problems)} of {len(expected) - len(counters)} encoder keys cannot be filled: "
+            f"{', '.join(problems[:3])}{more}"
+        )
+    missing = {key for key in counters if not isinstance(found.get(key), Tensor)}
+    filled = {key: torch.zeros_like(expected[key]) for key in missing}
+    encoder.load_state_dict(filled | {key: found[key] for key in expected.keys() - missing})
+    return LoadReport(
+        matched=tuple(sorted(expected.keys() - missing)),
+        missing=tuple(sorted(missing)),
+        unexpected=tuple(sorted(found.keys() - expected.keys())),
+    )
+
+
+def _strip(state_dict: Mapping[str, Any]) -> dict[str, Any]:
+    """The innermost state dict with prefixes removed from its keys."""
+    nest = next((key for key in _NESTS if isinstance(state_dict.get(key), Mapping)), None)
+    if nest is not None:
+        return _strip(state_dict[nest])
+    found: dict[str, Any] = {}
+    for key, value in state_dict.items():
+        stripped = _PREFIX.sub("", key)
+        if stripped in found:
+            raise WeightsError(f"two keys of the checkpoint stand for {stripped!r}, e.g. {key!r}")
+        found[stripped] = value
+    return found
+
+
+def _problem(key: str, expected: Tensor, found: Any) -> str | None:
+    """Why a checkpoint's value cannot fill a key, naming it; None if it can."""
+    if not isinstance(found, Tensor):
+        return f"{key} is missing"
+    if found.shape != expected.shape:
+        return f"{key} has shape {tuple(found.shape)} instead of {tuple(expected.shape)}"
+    if not found.is_floating_point():
+        return f"{key} holds {found.dtype}"
+    if not torch.isfinite(found).all():
+        return f"{key} is not finite"
+    return None
+
+
+def is_weights_name(text: str) -> bool:
+    """Whether a text looks like a torchvision weights name rather than a path or URI.
+
+    ``IMAGENET1K_V2`` and ``ResNet50_Weights.IMAGENET1K_V2`` do; ``r50.pth`` and ``none`` do not.
+    """
+    return re.fullmatch(r"(?:\w+_Weights\.)?[A-Z][A-Z0-9_]*", text) is not None
+
+
+def torchvision_state_dict(encoder_name: str, weights_name: str) -> dict[str, Any]:
+    """The weights torchvision publishes for an encoder, from its cache or downloaded and verified.
+
+    Args:
+        encoder_name: see :func:`build_encoder`.
+        weights_name: ``IMAGENET1K_V2`` or ``ResNet50_Weights.IMAGENET1K_V2``.
+
+    Raises:
+        WeightsError: no such weights for this encoder (the message lists those there are), or
+            they could not be fetched.
+    """
+    weights_class = torchvision.models.get_model_weights(encoder_name)
+    # VGG-16's IMAGENET1K_FEATURES expects inputs in another range than every other encoder.
+    names = [w.name for w in weights_class if w.name != "IMAGENET1K_FEATURES"]
+    family, _, name = weights_name.rpartition(".")
+    if family not in ("", weights_class.__name__) or name not in [*names, "DEFAULT"]:
+        raise WeightsError(
+            f"{encoder_name} has no torchvision weights {weights_name!r}; "
+            f"there are {', '.join([*names, 'DEFAULT'])}"
+        )
+    try:
+        return dict(weights_class[name].get_state_dict(progress=False, check_hash=True))
+    except (OSError, RuntimeError) as error:  # no network; a broken file in the cache
+        raise WeightsError(
+            f"{encoder_name} weights {weights_name}: could not be fetched ({error})"
+        ) from error

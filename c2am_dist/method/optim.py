@@ -1,0 +1,54 @@
+"""Parameter groups and the learning-rate schedule."""
+
+from typing import Any
+
+from torch import nn
+
+from c2am_dist.method.encoders import NORMS
+
+
+def parameter_groups(
+    model: nn.Module,
+    *,
+    lr: float,
+    head_lr_factor: float,
+    weight_decay: float,
+    train_norm_affine: bool,
+) -> list[dict[str, Any]]:
+    """Two groups for a torch optimizer: the encoder's parameters, and all others, the head's.
+
+    Call it before wrapping the model for distribution: parameters left out stop requiring
+    gradients, so that nothing computes or reduces them.
+
+    Args:
+        model: has an attribute ``encoder`` (C2AM or a classifier).
+        lr: learning rate of the encoder.
+        head_lr_factor: the head learns at ``lr`` times this.
+        weight_decay: L2 penalty of both groups.
+        train_norm_affine: whether BatchNorm's weights and biases, the head's included, train.
+            The published code leaves them out; they then keep their initial values.
+    """
+    if not train_norm_affine:
+        for module in model.modules():
+            if isinstance(module, NORMS):
+                module.requires_grad_(False)
+    trained = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
+    encoder = [p for name, p in trained if name.startswith("encoder.")]
+    head = [p for name, p in trained if not name.startswith("encoder.")]
+    return [
+        {"params": encoder, "lr": lr, "weight_decay": weight_decay},
+        {"params": head, "lr": lr * head_lr_factor, "weight_decay": weight_decay},
+    ]
+
+
+def polynomial_lr(step: int, steps: int, power: float) -> float:
+    """The factor on every learning rate at a step, (1 - step / steps) ** power, in [0, 1].
+
+    0 from step ``steps`` on, unless the power is 0. Source: METHODS.md (power 0.9).
+
+    Raises:
+        ValueError: ``steps`` is not positive or ``step`` is negative.
+    """
+    if steps < 1 or step < 0:
+        raise ValueError(f"step {step} of {steps} is not on a schedule")
+    return (1 - min(step, steps) / steps) ** power
