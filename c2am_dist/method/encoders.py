@@ -96,7 +96,7 @@ def build_encoder(name: str) -> Encoder:
         ValueError: the name is unknown.
     """
     if name == "vgg16":
-        layers = list(torchvision.models.vgg16().features)
+        layers = list(torchvision.models.vgg16().features.children())
         # Without the fifth pooling, the last of the list.
         return Encoder({"features": nn.Sequential(*layers[:-1])}, {"features": 512})
     if name not in _RESNETS:
