@@ -4,13 +4,17 @@ The one place that turns a URI into a filesystem. Files appear whole or not at a
 ones are renamed into place, object stores publish an upload when it completes.
 """
 
+import contextlib
 import dataclasses
 import fnmatch
+import functools
 import os
 import re
+import urllib.parse
 import uuid
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterator, Sequence
 
+import pyarrow as pa
 import pyarrow.fs as pafs
 
 _SCHEME = re.compile(r"^[a-z][a-z0-9+.-]+://", re.IGNORECASE)
@@ -24,15 +28,31 @@ class File:
 
 
 def resolve(uri: str) -> tuple[pafs.FileSystem, str]:
-    """The filesystem of a URI and the path in it; a path without scheme is a local one."""
+    """The filesystem of a URI and the path in it; a path without scheme is a local one.
+
+    Object keys are taken as they are, spaces, ``#`` and ``%`` included.
+
+    Raises:
+        ValueError: nothing like a URI, or of a scheme that pyarrow does not know.
+    """
     if not uri:
         raise ValueError("empty URI")
-    if not _SCHEME.match(uri):
+    if uri.lower().startswith("file://"):
+        return pafs.LocalFileSystem(), urllib.parse.unquote(urllib.parse.urlparse(uri).path)
+    scheme = _SCHEME.match(uri)
+    if scheme is None:
         return pafs.LocalFileSystem(), os.path.abspath(os.path.expanduser(uri))
+    path = uri[scheme.end() :]
+    bucket = path.partition("/")[0]
+    return _filesystem(scheme.group() + bucket), path.rstrip("/")
+
+
+@functools.cache  # opening a bucket asks the network where it is
+def _filesystem(bucket_uri: str) -> pafs.FileSystem:
     try:
-        return pafs.FileSystem.from_uri(uri)
+        return pafs.FileSystem.from_uri(bucket_uri)[0]
     except (OSError, ValueError) as error:  # pyarrow names neither the URI nor the flag
-        raise ValueError(f"{uri}: not a usable URI ({error})") from error
+        raise ValueError(f"{bucket_uri}: not a usable URI ({error})") from error
 
 
 def join(uri: str, *parts: str) -> str:
@@ -49,10 +69,12 @@ def absolute(uri: str) -> str:
     return uri if _SCHEME.match(uri) else resolve(uri)[1]
 
 
-def _with_scheme(uri: str, path: str) -> str:
-    """The URI of another path on the same filesystem."""
-    match = _SCHEME.match(uri)
-    return path if match is None else match.group() + path
+def _uri(uri: str, path: str) -> str:
+    """The URI of another path on the same filesystem; local files become absolute paths."""
+    scheme = _SCHEME.match(uri)
+    if scheme is None or scheme.group().lower() == "file://":
+        return path
+    return scheme.group() + path
 
 
 def exists(uri: str) -> bool:
@@ -63,7 +85,9 @@ def exists(uri: str) -> bool:
 def expand(uris: Sequence[str], *, suffix: str | Sequence[str] = ".parquet") -> list[File]:
     """The files that URIs name, sorted within each: a file, a folder (recursively), a glob.
 
-    Hidden files and those that begin with ``_`` are left out of folders and globs, and so is
+    In a glob ``*`` and ``?`` stay within a folder and ``**`` spans folders. Folders give the
+    files that end in ``suffix``, whatever its case. Hidden files are left out of folders and
+    globs, and of Parquet files also what begins with ``_`` (other tools' metadata) and
     ``errors.parquet``, which prepare writes beside its shards.
 
     Raises:
@@ -80,40 +104,52 @@ def expand(uris: Sequence[str], *, suffix: str | Sequence[str] = ".parquet") -> 
     return files
 
 
-def _expand_one(uri: str, suffixes: tuple[str, ...]) -> Iterable[File]:
-    if _GLOB.search(_SCHEME.sub("", uri)):
-        root = uri[: _GLOB.search(uri).start()].rpartition("/")[0] or "."  # type: ignore
-        pattern = uri if _SCHEME.match(uri) else os.path.abspath(uri)
-        found = [f for f in walk(root) if fnmatch.fnmatchcase(f.uri, pattern)]
+def _expand_one(uri: str, suffixes: tuple[str, ...]) -> list[File]:
+    filesystem, path = resolve(uri)
+    info = filesystem.get_file_info(path)
+    if info.type == pafs.FileType.File:
+        return [File(_uri(uri, path), info.size)]
+    is_parquet = suffixes == (".parquet",)
+    if info.type == pafs.FileType.Directory:
+        found = [file for file in walk(uri) if file.uri.lower().endswith(suffixes)]
+        what = f"no {' or '.join(suffixes)} file in the folder"
+        root = path
+    elif _GLOB.search(path):
+        root = path[: _GLOB.search(path).start()].rpartition("/")[0] or "/"  # type: ignore
+        pattern = path.split("/")
+        found = [f for f in walk(_uri(uri, root)) if _matches(_parts(f.uri), pattern)]
         what = "the glob matches no file"
     else:
-        filesystem, path = resolve(uri)
-        info = filesystem.get_file_info(path)
-        if info.type == pafs.FileType.NotFound:
-            raise FileNotFoundError(f"{uri}: no such file or folder")
-        if info.type == pafs.FileType.File:
-            return [File(_with_scheme(uri, path), info.size)]
-        found = [f for f in walk(uri) if f.uri.endswith(suffixes)]
-        what = f"no {' or '.join(suffixes)} file in the folder"
+        raise FileNotFoundError(f"{uri}: no such file or folder")
+    if is_parquet:
+        skip = len(_uri(uri, root))
+        found = [f for f in found if "/_" not in f.uri[skip:] and name(f.uri) != "errors.parquet"]
     if not found:
         raise FileNotFoundError(f"{uri}: {what}")
     return found
 
 
+def _parts(uri: str) -> list[str]:
+    return _SCHEME.sub("", uri).split("/")
+
+
+def _matches(parts: Sequence[str], pattern: Sequence[str]) -> bool:
+    if not pattern:
+        return not parts
+    if pattern[0] == "**":
+        return any(_matches(parts[i:], pattern[1:]) for i in range(len(parts) + 1))
+    is_match = bool(parts) and fnmatch.fnmatchcase(parts[0], pattern[0])
+    return is_match and _matches(parts[1:], pattern[1:])
+
+
 def walk(uri: str) -> list[File]:
-    """The files below a folder, hidden ones, ``_…`` and errors.parquet left out."""
+    """All files below a folder, in no particular order, without hidden ones; [] if none."""
     filesystem, root = resolve(uri)
-    infos = filesystem.get_file_info(
-        pafs.FileSelector(root, recursive=True, allow_not_found=True)
-    )
+    selector = pafs.FileSelector(root, recursive=True, allow_not_found=True)
     return [
-        File(_with_scheme(uri, info.path), info.size)
-        for info in infos
-        if info.type == pafs.FileType.File
-        and info.base_name != "errors.parquet"
-        and not any(
-            part.startswith((".", "_")) for part in info.path[len(root) :].split("/")
-        )
+        File(_uri(uri, info.path), info.size)
+        for info in filesystem.get_file_info(selector)
+        if info.type == pafs.FileType.File and "/." not in info.path[len(root.rstrip("/")) :]
     ]
 
 
@@ -133,22 +169,43 @@ def read_bytes(uri: str) -> bytes:
 
 def write_bytes(uri: str, data: bytes) -> None:
     """Writes a file that is seen whole or not at all; an existing one is replaced."""
+    with create(uri) as stream:
+        stream.write(data)
+
+
+@contextlib.contextmanager
+def create(uri: str) -> Iterator[pa.NativeFile]:
+    """A stream into a file that appears when the block ends, and not at all when it raises."""
     filesystem, path = resolve(uri)
-    if isinstance(filesystem, pafs.LocalFileSystem):
-        os.makedirs(os.path.dirname(path), exist_ok=True)
-        partial = os.path.join(os.path.dirname(path), f".{uuid.uuid4().hex}.partial")
-        try:
-            with open(partial, "wb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(partial, path)
-        finally:
-            if os.path.exists(partial):
-                os.unlink(partial)
-    else:  # an object appears when its upload completes
-        with filesystem.open_output_stream(path) as stream:
-            stream.write(data)
+    if not isinstance(filesystem, pafs.LocalFileSystem):
+        with _create_object(filesystem, path) as stream:
+            yield stream
+        return
+    os.makedirs(os.path.dirname(path), exist_ok=True)
+    partial = os.path.join(os.path.dirname(path), f".{uuid.uuid4().hex}.partial")
+    try:
+        with pa.OSFile(partial, "wb") as stream:
+            yield stream
+            stream.flush()
+        with open(partial, "rb") as file:
+            os.fsync(file.fileno())
+        os.replace(partial, path)
+    finally:
+        if os.path.exists(partial):
+            os.unlink(partial)
+
+
+@contextlib.contextmanager
+def _create_object(filesystem: pafs.FileSystem, path: str) -> Iterator[pa.NativeFile]:
+    """An object appears when its upload completes, which a killed process never does."""
+    stream = filesystem.open_output_stream(path)
+    try:
+        yield stream
+    except BaseException:
+        stream.close()  # pyarrow offers no abort: this publishes what was written so far
+        filesystem.delete_file(path)
+        raise
+    stream.close()
 
 
 def delete_folder(uri: str) -> None:

@@ -1,0 +1,125 @@
+"""URIs to files: what a file, a folder, a glob and a list name; whole files or none."""
+
+from pathlib import Path
+
+import pytest
+
+from c2am_dist import storage
+
+
+def touch(*paths: Path) -> None:
+    for path in paths:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"1234")
+
+
+def names(files: list[storage.File]) -> list[str]:
+    return [storage.name(file.uri) for file in files]
+
+
+@pytest.fixture
+def tree(tmp_path: Path) -> Path:
+    touch(tmp_path / "a.parquet", tmp_path / "deep/er/c.parquet", tmp_path / "deep/b.parquet")
+    touch(tmp_path / "errors.parquet", tmp_path / "_meta/x.parquet", tmp_path / ".tmp/y.parquet")
+    touch(tmp_path / "notes.txt", tmp_path / "deep/_z.parquet", tmp_path / "deep/.w.parquet")
+    return tmp_path
+
+
+def test_a_folder_names_its_data_files_recursively(tree: Path):
+    files = storage.expand([str(tree)])
+    assert names(files) == ["a.parquet", "b.parquet", "c.parquet"]
+    assert files[0] == storage.File(str(tree / "a.parquet"), 4)
+
+
+def test_a_trailing_slash_changes_nothing(tree: Path):
+    assert storage.expand([f"{tree}/"]) == storage.expand([str(tree)])
+
+
+def test_a_relative_path_becomes_absolute(tree: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tree)
+    assert storage.expand(["deep"]) == storage.expand([str(tree / "deep")])
+    assert storage.absolute("deep") == str(tree / "deep")
+
+
+def test_a_file_is_taken_whatever_its_name(tree: Path):
+    assert names(storage.expand([str(tree / "notes.txt")])) == ["notes.txt"]
+
+
+@pytest.mark.parametrize(
+    ("pattern", "expected"),
+    [
+        ("*.parquet", ["a.parquet"]),
+        ("deep/?.parquet", ["b.parquet"]),
+        ("**/[bc].parquet", ["b.parquet", "c.parquet"]),
+        ("d*/*/c.parquet", ["c.parquet"]),
+    ],
+)
+def test_a_glob_matches_within_folders(tree: Path, pattern: str, expected: list[str]):
+    assert names(storage.expand([str(tree / pattern)])) == expected
+
+
+def test_a_list_keeps_its_order(tree: Path):
+    given = [str(tree / "deep/er"), str(tree / "a.parquet")]
+    assert names(storage.expand(given)) == ["c.parquet", "a.parquet"]
+
+
+def test_a_file_named_twice_is_refused_by_name(tree: Path):
+    with pytest.raises(ValueError, match=r"a\.parquet: named twice"):
+        storage.expand([str(tree), str(tree / "a.parquet")])
+
+
+def test_a_file_uri_is_the_same_file_as_its_path(tmp_path: Path):
+    touch(tmp_path / "with space#%.parquet")
+    uri = (tmp_path / "with space#%.parquet").as_uri()
+    assert storage.expand([uri]) == storage.expand([str(tmp_path)])
+    assert storage.read_bytes(uri) == b"1234"
+
+
+def test_brackets_in_the_name_of_an_existing_folder_are_no_glob(tmp_path: Path):
+    touch(tmp_path / "photos [1]" / "a.parquet")
+    assert names(storage.expand([str(tmp_path / "photos [1]")])) == ["a.parquet"]
+
+
+@pytest.mark.parametrize("missing", ["nowhere", "*.jpg", "empty"])
+def test_what_names_nothing_is_an_error_with_its_name(tree: Path, missing: str):
+    (tree / "empty").mkdir()
+    with pytest.raises(FileNotFoundError, match=missing.replace("*", r"\*")):
+        storage.expand([str(tree / missing)])
+
+
+def test_image_suffixes_match_in_any_case_and_underscores_stay(tmp_path: Path):
+    touch(tmp_path / "_DSC1.JPG", tmp_path / "b.jpeg", tmp_path / "c.xml")
+    assert names(storage.expand([str(tmp_path)], suffix=(".jpg", ".jpeg"))) == [
+        "_DSC1.JPG",
+        "b.jpeg",
+    ]
+
+
+def test_an_unknown_scheme_is_refused_by_name():
+    with pytest.raises(ValueError, match="ftp://host"):
+        storage.resolve("ftp://host/file")
+    with pytest.raises(ValueError, match="empty URI"):
+        storage.resolve("")
+
+
+def test_a_missing_file_is_named(tmp_path: Path):
+    with pytest.raises(FileNotFoundError, match="lost: no such file"):
+        storage.read_bytes(str(tmp_path / "lost"))
+
+
+def test_written_bytes_replace_the_old_file_and_leave_no_other(tmp_path: Path):
+    uri = storage.join(str(tmp_path), "new", "file")
+    storage.write_bytes(uri, b"old")
+    storage.write_bytes(uri, b"new")
+    assert storage.read_bytes(uri) == b"new"
+    assert [path.name for path in (tmp_path / "new").iterdir()] == ["file"]
+
+
+def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path):
+    uri = str(tmp_path / "file")
+    storage.write_bytes(uri, b"old")
+    with pytest.raises(RuntimeError), storage.create(uri) as stream:
+        stream.write(b"half of")
+        raise RuntimeError("the writer died")
+    assert storage.read_bytes(uri) == b"old"
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
