@@ -137,13 +137,17 @@ class ScalingConfig:
     """Training workers: one per GPU, or CPU processes."""
     use_gpu: bool | None = None
     """Give each worker a GPU; if unset, whenever the cluster has one."""
-    cpus_per_worker: float = 1.0
-    """CPUs reserved for each worker; the rest decode."""
+    cpus_per_worker: float | None = None
+    """CPUs reserved for each worker; the rest decode. If unset, one beside a GPU, else an
+    equal share of half the CPUs."""
 
     def __post_init__(self) -> None:
         _require(self.num_workers > 0, "scaling.num_workers", "positive", self.num_workers)
         _require(
-            self.cpus_per_worker > 0, "scaling.cpus_per_worker", "positive", self.cpus_per_worker
+            self.cpus_per_worker is None or self.cpus_per_worker > 0,
+            "scaling.cpus_per_worker",
+            "positive",
+            self.cpus_per_worker,
         )
 
 
@@ -266,6 +270,11 @@ class LabelConfig:
             "in [0, 1]",
             self.max_error_fraction,
         )
+
+    def check_complete(self) -> None:
+        """Raises ValueError naming the first field that has no default and was not given."""
+        for name in ("checkpoint", "input", "output"):
+            _require(bool(getattr(self, name)), name, f"given (--{name} URI)", "")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)

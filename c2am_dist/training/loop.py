@@ -1,0 +1,243 @@
+"""What every training worker does: batch, model, gather, loss, step, report."""
+
+import contextlib
+import dataclasses
+import math
+import os
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import ray
+import ray.train
+import ray.train.torch
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from c2am_dist import checkpoint, distributed
+from c2am_dist.config import TrainConfig, to_json
+from c2am_dist.data import stream
+from c2am_dist.data.shards import RowGroup
+from c2am_dist.method import encoders, images, optim
+from c2am_dist.training.methods import METHODS
+from c2am_dist.training.polarity import MapSurvey, survey
+from c2am_dist.training.progress import RunLog, Window
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class Job:
+    """What the driver hands to every worker: plain values and one object reference."""
+
+    config: TrainConfig
+    run: str
+    """URI of the run's folder."""
+    row_groups: list[RowGroup]
+    classes: list[str]
+    steps_per_epoch: int
+    total_steps: int
+    encoder_weights: Any
+    """Reference to the encoder's state dict, or to None for random weights."""
+    weights_sha256: str
+
+
+class TrainingStopped(RuntimeError):
+    """Training cannot go on: the loss is not finite, or the map has collapsed."""
+
+
+def worker_loop(settings: dict[str, Any]) -> dict[str, Any]:
+    """Trains until the schedule ends; returns why it stopped early, if it did."""
+    job: Job = settings["job"]
+    torch.manual_seed(job.config.run.seed)  # the head starts alike on every worker
+    device = ray.train.torch.get_device()
+    rank = ray.train.get_context().get_world_rank()
+    _share_cpus()
+    model, optimizer, start_step = _restore(job, device)
+    log = RunLog(job, start_step) if rank == 0 else None
+    try:
+        _train(job, model, optimizer, start_step, log)
+        return {"stopped": None}
+    except TrainingStopped as reason:  # a repetition would end the same: no restart
+        return {"stopped": str(reason)}
+    finally:
+        if log is not None:
+            log.close()
+
+
+def _train(
+    job: Job,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    start_step: int,
+    log: RunLog | None,
+) -> None:
+    config, device = job.config, next(model.parameters()).device
+    method = METHODS[config.method]
+    replica = _replicate(model)
+    autocast = _autocast(config, device)
+    window = Window(config.optim.batch_size)
+    for step, batch in enumerate(_batches(job, start_step), start_step):
+        with window.waiting_ends():
+            pixels, labels = _to_device(batch, device)
+        _set_learning_rate(optimizer, job, step)
+        terms = method.backward(
+            replica, images.normalise(pixels), labels, config=config, autocast=autocast
+        )
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        window.add(terms, num_replaced=int(batch["is_replaced"].sum()))
+        done = step + 1
+        if done % config.run.log_every == 0 or done == job.total_steps:
+            row = window.close(step=done, epoch=done / job.steps_per_epoch, optimizer=optimizer)
+            if log is not None:
+                log.write(row)
+            _check_finite(row)
+        if done % config.run.checkpoint_every == 0 or done == job.total_steps:
+            _save(job, model, optimizer, done, log)
+            window.restart()
+
+
+def _batches(job: Job, start_step: int) -> Iterator[dict[str, np.ndarray]]:
+    """This worker's part of each global batch from ``start_step`` on, in the plan's order."""
+    if start_step == job.total_steps:
+        return
+    part = job.config.optim.batch_size // ray.train.get_context().get_world_size()
+    shard = ray.train.get_dataset_shard("train")
+    step = start_step - 1
+    for step, batch in enumerate(
+        stream.worker_batches(shard, batch_size=part), start_step
+    ):
+        if not (batch["step"] == step).all():
+            raise RuntimeError(f"the stream delivered step {batch['step'][0]}, expected {step}")
+        yield batch
+    if step + 1 != job.total_steps:
+        raise RuntimeError(f"the stream ended after step {step + 1} of {job.total_steps}")
+
+
+def _to_device(
+    batch: dict[str, np.ndarray], device: torch.device
+) -> tuple[Tensor, Tensor | None]:
+    def move(array: np.ndarray) -> Tensor:
+        tensor = torch.from_numpy(np.require(array, requirements=["C", "W"]))
+        if device.type == "cuda":
+            tensor = tensor.pin_memory()
+        return tensor.to(device, non_blocking=True)
+
+    return move(batch["image"]), move(batch["label"]) if "label" in batch else None
+
+
+def _restore(job: Job, device: torch.device) -> tuple[nn.Module, torch.optim.Optimizer, int]:
+    """The model and optimizer as the latest checkpoint left them, or at their start."""
+    config = job.config
+    model = METHODS[config.method].build(config, num_classes=len(job.classes))
+    latest = checkpoint.latest_step(job.run)
+    restored = None
+    if latest is not None:
+        restored, _ = checkpoint.load(checkpoint.step_folder(job.run, latest))
+        model.load_state_dict(restored.model)
+    elif (weights := ray.get(job.encoder_weights)) is not None:
+        encoders.load_weights(model.encoder, weights)
+    if config.model.norm == "sync":
+        model = distributed.convert_sync_batchnorm(model)
+    elif config.model.norm == "frozen":
+        encoders.freeze_norm(model.encoder)
+    model = model.to(device, memory_format=torch.channels_last).train()
+    optimizer = torch.optim.SGD(
+        optim.parameter_groups(
+            model.named_parameters(),
+            lr=config.optim.lr,
+            head_lr_factor=config.optim.head_lr_factor,
+            weight_decay=config.optim.weight_decay,
+            train_norm_affine=config.optim.train_norm_affine,
+        ),
+        momentum=config.optim.momentum,
+    )
+    if restored is not None:
+        optimizer.load_state_dict(restored.optimizer)
+    if config.optim.compile:
+        model.encoder.compile()
+    return model, optimizer, latest or 0
+
+
+def _replicate(model: nn.Module) -> nn.Module:
+    """The model behind gradient averaging; BatchNorm's buffers agree already or stay local."""
+    if not dist.is_initialized() or dist.get_world_size() == 1:
+        return model
+    return DistributedDataParallel(model, broadcast_buffers=False, gradient_as_bucket_view=True)
+
+
+def _autocast(
+    config: TrainConfig, device: torch.device
+) -> Callable[[], contextlib.AbstractContextManager[object]]:
+    is_mixed = config.optim.precision == "bf16"
+    return lambda: torch.autocast(device.type, torch.bfloat16, enabled=is_mixed)
+
+
+def _set_learning_rate(optimizer: torch.optim.Optimizer, job: Job, step: int) -> None:
+    factor = optim.polynomial_lr(step, job.total_steps, job.config.optim.power)
+    for group in optimizer.param_groups:
+        group["lr"] = group["initial_lr"] * factor
+
+
+def _share_cpus() -> None:
+    """Gives each worker its share of the node's cores; Ray would leave it one."""
+    num_local = ray.train.get_context().get_local_world_size()
+    torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // num_local))
+
+
+def _check_finite(row: dict[str, float]) -> None:
+    """Raises TrainingStopped on every worker alike: the row is a mean over all of them."""
+    if not math.isfinite(row["loss"]):
+        raise TrainingStopped(
+            f"the loss is {row['loss']} at step {row['step']}; the last good checkpoint is "
+            "kept. Lower optim.lr, or set optim.precision float32"
+        )
+
+
+def _save(
+    job: Job,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    step: int,
+    log: RunLog | None,
+) -> None:
+    """Measures the maps on all workers; the first writes the checkpoint and reports it."""
+    started = time.perf_counter()
+    maps = survey(job, model) if job.config.method == "c2am" else MapSurvey.none()
+    if maps.is_collapsed:
+        raise TrainingStopped(
+            f"the activation map has collapsed at step {step}: P is the same everywhere "
+            f"(deviation {maps.deviation:.2g}); the last good checkpoint is kept"
+        )
+    folder = checkpoint.step_folder(job.run, step)
+    reported = None
+    if log is not None:
+        content = checkpoint.Checkpoint(
+            method=job.config.method,
+            encoder=job.config.model.encoder,
+            model={name: value.cpu() for name, value in model.state_dict().items()},
+            optimizer=optimizer.state_dict(),
+            step=step,
+            total_steps=job.total_steps,
+            classes=job.classes,
+            polarity=maps.polarity,
+            polarity_margin=maps.polarity_margin,
+            border_lock=maps.border_lock,
+            crop_px=job.config.data.crop_px,
+            weights_sha256=job.weights_sha256,
+            config=to_json(job.config),
+        )
+        checkpoint.save(folder, content)
+        if step == job.total_steps:
+            checkpoint.save(f"{job.run}/checkpoint", content)
+        checkpoint.prune(job.run, job.config.run.keep_checkpoints)
+        log.checkpoint_written(step, maps, seconds=time.perf_counter() - started)
+        reported = ray.train.Checkpoint(folder)
+    ray.train.report(
+        {"step": step, "polarity_margin": maps.polarity_margin},
+        checkpoint=reported,
+        checkpoint_dir_name=f"step-{step:08d}",
+        checkpoint_upload_mode=ray.train.CheckpointUploadMode.NO_UPLOAD,
+    )

@@ -1,0 +1,177 @@
+"""What a run says of itself: rows of metrics as JSON lines and TensorBoard, and a line to read."""
+
+import contextlib
+import json
+import logging
+import os
+import tempfile
+import time
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch.utils.tensorboard import SummaryWriter
+
+from c2am_dist import storage
+from c2am_dist.training.polarity import MapSurvey
+
+if TYPE_CHECKING:
+    from c2am_dist.training.loop import Job
+
+logger = logging.getLogger(__name__)
+
+THIN_MARGIN = 0.1
+"""A vote closer to even than this is warned about."""
+
+BORDER_LOCK = 0.5
+"""Above this the maps follow the image border rather than its content."""
+
+
+class Window:
+    """Means over the steps between two metric rows, kept on the device until the row is due."""
+
+    def __init__(self, batch_size: int) -> None:
+        self.batch_size = batch_size
+        self.restart()
+
+    def restart(self) -> None:
+        self.sums: dict[str, Tensor] = {}
+        self.num_steps = self.num_replaced = 0
+        self.waited_s = 0.0
+        self.started = self.resumed = time.perf_counter()
+
+    @contextlib.contextmanager
+    def waiting_ends(self) -> Iterator[None]:
+        """Counts the time since the last step's end, and that inside, as waiting for data."""
+        yield
+        self.waited_s += time.perf_counter() - self.resumed
+
+    def add(self, terms: dict[str, Tensor], *, num_replaced: int) -> None:
+        for name, value in terms.items():
+            self.sums[name] = self.sums.get(name, torch.zeros_like(value)) + value
+        self.num_steps += 1
+        self.num_replaced += num_replaced
+        self.resumed = time.perf_counter()
+
+    def close(
+        self, *, step: int, epoch: float, optimizer: torch.optim.Optimizer
+    ) -> dict[str, float]:
+        """The row of the steps since the last one: means over steps and workers."""
+        names = list(self.sums)
+        device = self.sums[names[0]].device
+        own = [self.sums[name].float() / self.num_steps for name in names]
+        packed = torch.stack([*own, torch.tensor(float(self.num_replaced), device=device)])
+        workers = 1
+        if dist.is_initialized():
+            workers = dist.get_world_size()
+            dist.all_reduce(packed)
+        *means, num_replaced = packed.tolist()  # waits for the device
+        elapsed = time.perf_counter() - self.started
+        row = {
+            "step": step,
+            "epoch": round(epoch, 4),
+            **{name: mean / workers for name, mean in zip(names, means, strict=True)},
+            "lr": optimizer.param_groups[0]["lr"],
+            "images_per_s": self.num_steps * self.batch_size / elapsed,
+            "data_wait_fraction": self.waited_s / elapsed,
+            "images_replaced": int(num_replaced),
+        }
+        self.restart()
+        return row
+
+
+class RunLog:
+    """The first worker's record: ``metrics.jsonl`` and TensorBoard events in the run's folder.
+
+    On an object store both are kept in a local folder and published at every checkpoint.
+    Rows after the step a run resumes from are dropped: they are trained again.
+    """
+
+    def __init__(self, job: "Job", start_step: int) -> None:
+        self.job, self.started, self.start_step = job, time.perf_counter(), start_step
+        self.uri = storage.join(job.run, "metrics.jsonl")
+        self.is_local = "://" not in job.run
+        self.folder = job.run if self.is_local else tempfile.mkdtemp(prefix="c2am-log-")
+        os.makedirs(self.folder, exist_ok=True)
+        kept = _rows_until(self.uri, start_step)
+        self.file = open(os.path.join(self.folder, "metrics.jsonl"), "w", buffering=1)
+        self.file.writelines(json.dumps(row) + "\n" for row in kept)
+        self.board = SummaryWriter(
+            os.path.join(self.folder, "tensorboard"), purge_step=start_step + 1
+        )
+        if start_step:
+            print(f"resuming at step {start_step} of {job.total_steps}", flush=True)
+
+    def write(self, row: dict[str, float]) -> None:
+        self.file.write(json.dumps(row) + "\n")
+        for name, value in row.items():
+            if name != "step":
+                self.board.add_scalar(name, value, int(row["step"]))
+        done, total = int(row["step"]), self.job.total_steps
+        elapsed = time.perf_counter() - self.started
+        remaining = elapsed / max(1, done - self.start_step) * (total - done)
+        terms = "  ".join(
+            f"{name} {row[name]:.4f}"
+            for name in ("loss", "accuracy", "activation_mean", "activation_std")
+            if name in row
+        )
+        print(
+            f"step {done}/{total}  {terms}  {row['images_per_s']:.0f} images/s  "
+            f"data wait {100 * row['data_wait_fraction']:.0f}%  {remaining:.0f} s left",
+            flush=True,
+        )
+
+    def checkpoint_written(self, step: int, maps: MapSurvey, *, seconds: float) -> None:
+        print(f"checkpoint at step {step} ({seconds:.1f} s) {describe(maps)}", flush=True)
+        for warning in warnings_of(maps):
+            logger.warning(warning)
+        self.board.flush()
+        if not self.is_local:
+            for folder, _, names in os.walk(self.folder):
+                for name in names:
+                    path = os.path.join(folder, name)
+                    relative = os.path.relpath(path, self.folder)
+                    with open(path, "rb") as file:
+                        storage.write_bytes(storage.join(self.job.run, relative), file.read())
+
+    def close(self) -> None:
+        self.file.close()
+        self.board.close()
+
+
+def _rows_until(uri: str, step: int) -> list[dict[str, float]]:
+    if step == 0 or not storage.exists(uri):
+        return []
+    rows = []
+    for line in storage.read_bytes(uri).decode().splitlines():
+        with contextlib.suppress(ValueError):  # a line cut short by a crash
+            rows.append(json.loads(line))
+    return [row for row in rows if row["step"] <= step]
+
+
+def describe(maps: MapSurvey) -> str:
+    if not maps.polarity:
+        return ""
+    return (
+        f"polarity {maps.polarity} (margin {maps.polarity_margin:.2f}), "
+        f"border lock {maps.border_lock:.2f}"
+    )
+
+
+def warnings_of(maps: MapSurvey) -> list[str]:
+    """What a person should know before trusting the maps."""
+    found = []
+    if maps.polarity and maps.polarity_margin < THIN_MARGIN:
+        found.append(
+            f"polarity is uncertain: the vote's margin is {maps.polarity_margin:.2f} of 0.5; "
+            "look at the maps before labeling"
+        )
+    if maps.border_lock > BORDER_LOCK:
+        found.append(
+            f"the maps are locked to the image border (border lock {maps.border_lock:.2f}): "
+            "they share one frame-like pattern whatever the image. This happens without a "
+            "pretrained encoder (model.weights)"
+        )
+    return found
