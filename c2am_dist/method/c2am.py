@@ -263,8 +263,12 @@ def _rank_weight_in_all(similarity: Float[Tensor, "n n"], alpha: float) -> Float
 def _decay_by_order(
     values: Float[Tensor, "a b"], *, num_first: int, alpha: float
 ) -> Float[Tensor, "a b"]:
-    """Per row 0 for the num_first largest values, then 1, exp(-alpha), exp(-2 alpha), ..."""
+    """Per row 0 for the num_first largest values, then 1, exp(-alpha), exp(-2 alpha), ...
+
+    Weights are float32, whatever the values: so they are in the published code.
+    """
     order = values.argsort(dim=1, descending=True, stable=True)
-    rank = torch.arange(values.shape[1], device=values.device) - num_first
-    decay = torch.exp(-alpha * rank.to(values.dtype)) * (rank >= 0)
-    return torch.empty_like(values).scatter_(1, order, decay.expand_as(values))
+    rank = torch.arange(values.shape[1], device=values.device, dtype=torch.float32) - num_first
+    decay = torch.exp(-rank.clamp(min=0) * alpha) * (rank >= 0)
+    weight = torch.empty(values.shape, dtype=torch.float32, device=values.device)
+    return weight.scatter_(1, order, decay.expand_as(weight))

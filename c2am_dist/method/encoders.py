@@ -96,9 +96,7 @@ def build_encoder(name: str) -> Encoder:
         ValueError: the name is unknown.
     """
     if name == "vgg16":
-        layers = list(torchvision.models.vgg16().features.children())
-        # Without the fifth pooling, the last of the list.
-        return Encoder({"features": nn.Sequential(*layers[:-1])}, {"features": 512})
+        return _build_vgg16()
     if name not in _RESNETS:
         raise ValueError(f"encoder must be {', '.join(_RESNETS)} or vgg16, got {name!r}")
     resnet = _RESNETS[name]()
@@ -108,6 +106,18 @@ def build_encoder(name: str) -> Encoder:
     stages = {key: child for key, child in resnet.named_children() if key not in ("avgpool", "fc")}
     num_last = resnet.fc.in_features
     return Encoder(stages, {"layer4": num_last, "layer3": num_last // 2})
+
+
+def _build_vgg16() -> Encoder:
+    with torch.device("meta"):  # the 124 million parameters of its classifier go unused
+        layers = list(torchvision.models.vgg16().features.children())
+    features = nn.Sequential(*layers[:-1]).to_empty(device="cpu")  # without the fifth pooling
+    for module in features.modules():
+        if isinstance(module, nn.Conv2d):  # as torchvision does
+            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+            assert module.bias is not None
+            nn.init.zeros_(module.bias)
+    return Encoder({"features": features}, {"features": 512})
 
 
 class WeightsError(ValueError):
