@@ -1,0 +1,5 @@
+"""Labeling: ``label(config)`` runs the job, ``stages.py`` is what its workers do."""
+
+from c2am_dist.labeling.job import LabelReport, label
+
+__all__ = ["LabelReport", "label"]
