@@ -1,0 +1,33 @@
+# Every target sets up what it needs in .venv; nothing else is installed or changed.
+PYTHON ?= python3.11
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+
+.PHONY: quickstart test check bench docs clean
+
+quickstart: $(INSTALLED)  ## the whole main job on generated images, in runs/quickstart
+	$(BIN)/python jobs/quickstart.py
+
+test: $(INSTALLED)  ## the test suite
+	$(BIN)/python -m pytest
+
+check: $(INSTALLED)  ## lint, format, types, layers
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pyright
+	$(BIN)/lint-imports --no-cache
+
+bench: $(INSTALLED)  ## every figure a ratio within one run; table in runs/bench
+	$(BIN)/python -m tests.bench
+
+docs: $(INSTALLED)  ## the command lines in docs/cli.md, from the jobs themselves
+	$(BIN)/python docs/make_cli.py
+
+$(INSTALLED): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	touch $@
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info

@@ -1,0 +1,191 @@
+"""The whole main job on generated images: python jobs/quickstart.py
+
+Generates images, then does what a user with own data and no checkpoint would do, with the
+same functions as the other jobs: shards, a briefly pretrained encoder, C2AM without labels,
+labels for a held-out split, scores. A second C2AM, from a random encoder, shows what the
+pretraining is worth. Each step prints the command that does the same.
+"""
+
+import dataclasses
+import json
+import os
+import shutil
+import time
+from typing import Any
+
+import tyro
+
+from c2am_dist import cli, storage
+from c2am_dist.config import (
+    EvaluateConfig,
+    LabelConfig,
+    PrepareConfig,
+    TrainConfig,
+    override,
+)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class Quickstart:
+    output: str = "runs/quickstart"
+    """Local folder for everything; one left by an earlier quickstart is replaced."""
+    num_train: int = 4000
+    """Generated images to train on."""
+    num_val: int = 1000
+    """Generated images to label and score."""
+    size_px: int = 128
+    """Side of the generated images."""
+    seed: int = 0
+    """Seeds the images and the training."""
+    pretrain_epochs: float = 5.0
+    """Epochs of classifier training."""
+    c2am_epochs: float = 2.0
+    """Epochs of C2AM training."""
+    num_workers: int = 2
+    """Ray Train workers."""
+
+
+def train_config(job: Quickstart, name: str, values: dict[str, Any]) -> TrainConfig:
+    """What the three trainings share, and what one of them sets."""
+    common = {
+        "data.train": (f"{job.output}/shards/train",),
+        "data.resize_px": 112,
+        "data.crop_px": 96,
+        "model.encoder": "resnet18",
+        "model.norm": "worker",
+        "optim.batch_size": 64,
+        "scaling.num_workers": job.num_workers,
+        "run.storage": job.output,
+        "run.seed": job.seed,
+        "run.polarity_images": 128,
+    }
+    return override(TrainConfig(), {**common, "run.name": name, **values})
+
+
+def show(step: str, script: str, config: Any, default: Any) -> None:
+    """Prints the command line that does what the next call does."""
+    flags = " ".join(_flags(config, default, ""))
+    print(f"\n== {step}\n$ python jobs/{script} {flags}", flush=True)
+
+
+def _flags(config: Any, default: Any, prefix: str) -> list[str]:
+    flags: list[str] = []
+    for field in dataclasses.fields(config):
+        value, usual = getattr(config, field.name), getattr(default, field.name)
+        name = prefix + field.name.replace("_", "-")
+        if dataclasses.is_dataclass(value):
+            flags += _flags(value, usual, f"{name}.")
+        elif value != usual and isinstance(value, bool):
+            flags.append(f"--{'' if value else 'no-'}{name}")
+        elif value != usual:
+            text = " ".join(map(str, value)) if isinstance(value, tuple) else str(value)
+            flags.append(f"--{name} {text}")
+    return flags
+
+
+def make_shards(job: Quickstart) -> None:
+    from c2am_dist.data import prepare, synthetic
+
+    print(f"\n== generate {job.num_train} + {job.num_val} images", flush=True)
+    synthetic.write_voc(
+        f"{job.output}/images",
+        num_train=job.num_train,
+        num_val=job.num_val,
+        seed=job.seed,
+        size_px=job.size_px,
+    )
+    for split in ("train", "val"):
+        config = PrepareConfig(
+            input=(f"{job.output}/images",),
+            output=f"{job.output}/shards/{split}",
+            format="voc",
+            split=split,
+            shard_mib=4.0,
+            row_group_mib=1.0,
+        )
+        show(f"shards of {split}", "prepare.py", config, PrepareConfig())
+        prepare.prepare(config)
+
+
+def train(step: str, config: TrainConfig) -> str:
+    from c2am_dist.training import fit
+
+    show(step, "train.py", config, TrainConfig())
+    return fit(config).checkpoint
+
+
+def score(job: Quickstart, checkpoint: str, folder: str) -> dict[str, dict[str, float]]:
+    """Labels the held-out split and evaluates the labels; returns the metrics."""
+    from c2am_dist import evaluation, labeling
+
+    labels, shards = f"{folder}/labels", f"{job.output}/shards/val"
+    config = LabelConfig(
+        checkpoint=checkpoint, input=(shards,), output=labels, write_cues="map"
+    )
+    show("label the held-out split", "label.py", config, LabelConfig())
+    labeling.label(config)
+    scoring = EvaluateConfig(
+        labels=(labels,), annotations=(shards,), output=f"{folder}/metrics.json"
+    )
+    show("evaluate", "evaluate.py", scoring, EvaluateConfig())
+    return evaluation.evaluate(scoring)
+
+
+def main() -> None:
+    job = tyro.cli(Quickstart, description=__doc__)
+    started = time.perf_counter()
+    if os.path.isdir(job.output):
+        print(f"replacing {job.output}")
+        shutil.rmtree(job.output)
+    cli.init_ray()
+    make_shards(job)
+    parent, name = os.path.split(job.output.rstrip("/"))
+    pretraining = train_config(
+        job,
+        "classifier",
+        {
+            "method": "classifier",
+            "model.weights": "none",
+            "optim.epochs": job.pretrain_epochs,
+            "optim.lr": 0.05,
+            "optim.head_lr_factor": 1.0,
+        },
+    )
+    encoder = train("pretrain an encoder: classifier on the generated labels", pretraining)
+    learning = {"optim.epochs": job.c2am_epochs, "optim.lr": 1e-3}
+    random = train_config(job, "random", {**learning, "model.weights": "none"})
+    random_checkpoint = train("C2AM from a random encoder, for comparison", random)
+    pretrained = train_config(
+        job, name, {**learning, "model.weights": encoder, "run.storage": parent or "."}
+    )
+    checkpoint = train("C2AM from the pretrained encoder, without labels", pretrained)
+    metrics = score(job, random_checkpoint, f"{job.output}/random")
+    metrics = {"c2am_random_encoder": metrics["c2am"], **score(job, checkpoint, job.output)}
+    write_results(job, metrics)
+    print(f"\n{time.perf_counter() - started:.0f} s; everything is in {job.output}")
+
+
+def write_results(job: Quickstart, metrics: dict[str, dict[str, float]]) -> None:
+    from c2am_dist import report
+
+    text = json.dumps(metrics, indent=2) + "\n"
+    storage.write_bytes(f"{job.output}/metrics.json", text.encode())
+    report.contact_sheet(
+        [f"{job.output}/labels"],
+        [f"{job.output}/shards/val"],
+        f"{job.output}/contact_sheet.png",
+    )
+    print("\nGT-known Loc in percent, on the held-out split")
+    rows = {
+        "centred box": "centre",
+        "C2AM, random encoder": "c2am_random_encoder",
+        "C2AM, pretrained encoder": "c2am",
+    }
+    print(f"{'':26}{'honest':>8}{'oracle':>8}")
+    for title, key in rows.items():
+        found = metrics[key]
+        print(f"{title:26}{found['gt_known_loc']:8.1f}{found['oracle_gt_known_loc']:8.1f}")
+
+
+if __name__ == "__main__":
+    cli.run(main)
