@@ -5,7 +5,6 @@ computed from is an *oracle's*; :func:`held_out_accuracy` chooses on other image
 """
 
 import dataclasses
-from typing import Self
 
 import cv2
 import numpy as np
@@ -35,7 +34,7 @@ class HitCounts:
     num_images: int = 0
 
     @classmethod
-    def empty(cls, num_settings: int) -> Self:
+    def empty(cls, num_settings: int) -> "HitCounts":
         return cls(np.zeros((len(IOU_LEVELS), num_settings), np.int64))
 
     def add(self, best_iou: Float[np.ndarray, " s"]) -> None:
@@ -47,7 +46,7 @@ class HitCounts:
         """Counts an image that has no prediction: wrong at every setting."""
         self.num_images += 1
 
-    def merge(self, other: Self) -> Self:
+    def merge(self, other: "HitCounts") -> "HitCounts":
         """The counts of both, which must not share images."""
         return type(self)(self.hits + other.hits, self.num_images + other.num_images)
 
@@ -58,8 +57,12 @@ class HitCounts:
         return self.hits * 100 / self.num_images
 
     def best(self) -> Int[np.ndarray, "3"]:
-        """The setting with most hits at each IoU level; the first of equals."""
-        return self.hits.argmax(axis=1)
+        """The setting with most hits at each IoU level; of equals the middle one.
+
+        Few images leave many settings equal, and the first of them is the one at the edge.
+        """
+        equals = [np.flatnonzero(row == row.max()) for row in self.hits]
+        return np.array([indices[len(indices) // 2] for indices in equals])
 
 
 def oracle_accuracy(counts: HitCounts) -> Float64[np.ndarray, "3"]:
@@ -72,7 +75,7 @@ def held_out_accuracy(half: HitCounts, other: HitCounts) -> Float64[np.ndarray, 
 
     Cross-fitting: every image is scored, none with a setting it took part in choosing.
     Settings are chosen for each IoU level on its own, as the oracle does. An empty half
-    leaves the other without a choice; its setting is then the first.
+    leaves the other with the middle setting.
 
     Raises:
         ValueError: there are no images at all.
@@ -97,7 +100,7 @@ class BoxAccuracy:
     any_contour: HitCounts
 
     @classmethod
-    def empty(cls) -> Self:
+    def empty(cls) -> "BoxAccuracy":
         return cls(HitCounts.empty(len(THRESHOLDS)), HitCounts.empty(len(THRESHOLDS)))
 
     def add(
@@ -127,7 +130,7 @@ class BoxAccuracy:
         self.largest.add_miss()
         self.any_contour.add_miss()
 
-    def merge(self, other: Self) -> Self:
+    def merge(self, other: "BoxAccuracy") -> "BoxAccuracy":
         return type(self)(
             self.largest.merge(other.largest), self.any_contour.merge(other.any_contour)
         )
@@ -159,11 +162,11 @@ class PixelPrecision:
     """Background pixels likewise; ignored ones are in neither."""
 
     @classmethod
-    def empty(cls) -> Self:
+    def empty(cls) -> "PixelPrecision":
         num_bins = len(_PIXEL_EDGES) - 1
         return cls(np.zeros(num_bins, np.int64), np.zeros(num_bins, np.int64))
 
-    def add(self, activation: Float[np.ndarray, "h w"], mask: UInt8[np.ndarray, "h w"]) -> None:
+    def add(self, activation: Float[np.ndarray, "h w"], mask: UInt8[np.ndarray, "_ _"]) -> None:
         """Scores one map against a mask of its size: 0 background, 255 ignored, else object.
 
         Raises:
@@ -175,7 +178,7 @@ class PixelPrecision:
         self.foreground += _histogram(activation, (mask != 0) & (mask != 255))
         self.background += _histogram(activation, mask == 0)
 
-    def merge(self, other: Self) -> Self:
+    def merge(self, other: "PixelPrecision") -> "PixelPrecision":
         return type(self)(self.foreground + other.foreground, self.background + other.background)
 
     @property
