@@ -302,9 +302,10 @@ class PrepareConfig:
     format: Literal["folder", "imagenet", "cub", "voc", "coco", "yolo", "webdataset"] = "folder"
     """How the input is laid out."""
     split: str | None = None
-    """Only this split (formats that have several), or its name for formats that have none."""
+    """Only this split, of sets that have several; the split's name, for sets that have none."""
     annotations: str | None = None
-    """URI of annotations that lie apart from the images (COCO's JSON, YOLO's class names)."""
+    """URI of annotations that lie apart from the images: ImageNet's XML or ground truth, COCO's
+    JSON, YOLO's folder of text files or file of class names."""
     shard_mib: float = 128.0
     """Target size of a shard in MiB."""
     row_group_mib: float = 4.0

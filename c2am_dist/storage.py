@@ -66,7 +66,20 @@ def name(uri: str) -> str:
 
 def absolute(uri: str) -> str:
     """The URI with a local path made absolute, so that it means the same on every worker."""
-    return uri if _SCHEME.match(uri) else resolve(uri)[1]
+    return _uri(uri, resolve(uri)[1])
+
+
+def root(uri: str) -> str:
+    """The folder that the names of a URI's files are relative to, absolute.
+
+    A folder itself, the parent of a file, the fixed part of a glob.
+    """
+    filesystem, path = resolve(uri)
+    kind = filesystem.get_file_info(path).type
+    if kind != pafs.FileType.Directory:
+        glob = _GLOB.search(path) if kind == pafs.FileType.NotFound else None
+        path = path[: glob.start() if glob else None].rpartition("/")[0] or "/"
+    return _uri(uri, path)
 
 
 def _uri(uri: str, path: str) -> str:
@@ -113,16 +126,14 @@ def _expand_one(uri: str, suffixes: tuple[str, ...]) -> list[File]:
     if info.type == pafs.FileType.Directory:
         found = [file for file in walk(uri) if file.uri.lower().endswith(suffixes)]
         what = f"no {' or '.join(suffixes)} file in the folder"
-        root = path
     elif _GLOB.search(path):
-        root = path[: _GLOB.search(path).start()].rpartition("/")[0] or "/"  # type: ignore
         pattern = path.split("/")
-        found = [f for f in walk(_uri(uri, root)) if _matches(_parts(f.uri), pattern)]
+        found = [file for file in walk(root(uri)) if _matches(_parts(file.uri), pattern)]
         what = "the glob matches no file"
     else:
         raise FileNotFoundError(f"{uri}: no such file or folder")
     if is_parquet:
-        skip = len(_uri(uri, root))
+        skip = len(root(uri))
         found = [f for f in found if "/_" not in f.uri[skip:] and name(f.uri) != "errors.parquet"]
     if not found:
         raise FileNotFoundError(f"{uri}: {what}")
@@ -165,6 +176,19 @@ def read_bytes(uri: str) -> bytes:
             return stream.read()
     except FileNotFoundError as error:
         raise FileNotFoundError(f"{uri}: no such file") from error
+
+
+def read_range(uri: str, *, offset: int, size_bytes: int) -> bytes:
+    """Part of a file; raises FileNotFoundError as `read_bytes`, EOFError where it ends early."""
+    filesystem, path = resolve(uri)
+    try:
+        with filesystem.open_input_file(path) as file:
+            data = file.read_at(size_bytes, offset)
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"{uri}: no such file") from error
+    if len(data) < size_bytes:
+        raise EOFError(f"{uri}: ends within the {size_bytes} bytes at {offset}")
+    return data
 
 
 def write_bytes(uri: str, data: bytes) -> None:

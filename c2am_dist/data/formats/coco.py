@@ -1,0 +1,93 @@
+"""COCO's instances JSON beside a folder of images."""
+
+import json
+import posixpath
+from collections import defaultdict
+from typing import Any
+
+from c2am_dist import storage
+from c2am_dist.config import PrepareConfig
+from c2am_dist.data.formats.items import Blob, Boxes, Edges, Item, files_below, images_in, stem
+
+
+def list_items(config: PrepareConfig) -> list[Item]:
+    """The images that an instances JSON names.
+
+    The JSON is ``config.annotations``, else ``annotations/instances_*.json`` below the input
+    (that of ``config.split`` where there are several); images are found by ``file_name``
+    below the input, in whatever folder. image_id is ``file_name`` without extension; the split
+    is the JSON's name after ``instances_``. Crowd regions are no boxes and are left out. An
+    image without objects has an empty list of boxes.
+    """
+    if len(config.input) != 1:
+        raise ValueError(f"input must be one folder for coco, got {len(config.input)}")
+    files = files_below(config.input[0])
+    uri = config.annotations or _find_json(config.input[0], files, config.split)
+    try:
+        content = json.loads(storage.read_bytes(uri))
+        images, categories = content["images"], content["categories"]
+        names = {category["id"]: str(category["name"]) for category in categories}
+        boxes = _boxes_by_image(content.get("annotations", []), names)
+        found = _Places(config.input[0], images_in(files))
+        split = stem(uri).removeprefix("instances_") if "instances_" in uri else None
+        return [_item(image, boxes[image["id"]], found, config.split or split) for image in images]
+    except (KeyError, TypeError, json.JSONDecodeError) as error:
+        raise ValueError(f"{uri}: not COCO's instances format ({error!r})") from error
+
+
+def _find_json(root: str, files: dict[str, Blob], split: str | None) -> str:
+    found = [
+        blob.uri
+        for path, blob in files.items()
+        if storage.name(path).startswith("instances_") and path.endswith(".json")
+        if split is None or stem(path).removeprefix("instances_") in (split, f"{split}2017")
+    ]
+    if len(found) != 1:
+        what = "several" if found else "no"
+        raise FileNotFoundError(
+            f"{root}: {what} instances_*.json below it; say --annotations (or --split)"
+        )
+    return found[0]
+
+
+class _Places:
+    """Where images lie: by path below the root, else by file name where that is unique."""
+
+    def __init__(self, root: str, images: dict[str, Blob]) -> None:
+        self.root, self.by_path = root, images
+        self.by_name: dict[str, Blob | None] = {}
+        for path, blob in images.items():
+            name = storage.name(path)
+            self.by_name[name] = None if name in self.by_name else blob
+
+    def find(self, file_name: str) -> Blob:
+        blob = self.by_path.get(file_name) or self.by_name.get(storage.name(file_name))
+        return blob or Blob(storage.join(self.root, file_name), 0)
+
+
+def _boxes_by_image(
+    annotations: list[dict[str, Any]], names: dict[int, str]
+) -> defaultdict[int, list[tuple[Edges, str]]]:
+    boxes: defaultdict[int, list[tuple[Edges, str]]] = defaultdict(list)
+    for annotation in annotations:
+        if not annotation.get("iscrowd"):
+            x, y, width, height = (float(value) for value in annotation["bbox"])
+            box = ((x, y, x + width, y + height), names[annotation["category_id"]])
+            boxes[annotation["image_id"]].append(box)
+    return boxes
+
+
+def _item(
+    image: dict[str, Any], boxes: list[tuple[Edges, str]], places: _Places, split: str | None
+) -> Item:
+    size = (float(image.get("width") or 0), float(image.get("height") or 0))
+    return Item(
+        image_id=posixpath.splitext(image["file_name"])[0],
+        image=places.find(image["file_name"]),
+        boxes=Boxes(
+            edges=tuple(edges for edges, _ in boxes),
+            labels=tuple(label for _, label in boxes),
+            frame=size if min(size) > 0 else None,
+        ),
+        split=split,
+    )
