@@ -6,7 +6,6 @@ prefix their authors' wrappers left on the keys. A file that does not fill every
 
 import argparse
 import io
-import pickle
 import re
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -156,7 +155,7 @@ def read_state_dict(data: bytes, source: str) -> dict[str, Any]:
         # DINO's training checkpoints hold their command line, an inert bag of values.
         with torch.serialization.safe_globals([argparse.Namespace]):
             content = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError) as error:
+    except Exception as error:  # the unpickler raises whatever broken bytes lead it into
         reason = str(error).partition("\n")[0] or type(error).__name__
         raise WeightsError(f"{source}: not a readable PyTorch checkpoint ({reason})") from error
     if not isinstance(content, Mapping):
@@ -254,8 +253,12 @@ def torchvision_state_dict(encoder_name: str, weights_name: str) -> dict[str, An
             f"there are {', '.join([*names, 'DEFAULT'])}"
         )
     try:
-        return dict(weights_class[name].get_state_dict(progress=False, check_hash=True))
-    except (OSError, RuntimeError) as error:  # no network; a broken file in the cache
+        return dict(
+            weights_class[name].get_state_dict(
+                progress=False, check_hash=True, weights_only=True, map_location="cpu"
+            )
+        )
+    except Exception as error:  # no network, or a broken file in the cache: see above
         raise WeightsError(
             f"{encoder_name} weights {weights_name}: could not be fetched ({error})"
         ) from error

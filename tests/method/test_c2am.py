@@ -15,6 +15,8 @@ from c2am_dist.method.c2am import (
 )
 from c2am_dist.method.encoders import build_encoder
 
+torch.set_num_threads(1)
+
 
 def random_representations(n: int, c: int, seed: int) -> Tensor:
     generator = torch.Generator().manual_seed(seed)
