@@ -1,11 +1,13 @@
 """Generated images with exact boxes, masks and classes: the quickstart's data.
 
 One textured object an image, of any size, place and colour, sometimes coloured like its
-surroundings, on a textured background with clutter. What makes an object an object is its
-class: an outline (ellipse, polygon, star, ring, letter, blob) filled with a regular pattern
-(stripes, checks, dots, ripples). Backgrounds are irregular: clouds, folds, gradients, tiles.
+surroundings, on a textured background with clutter. A class is a kind of thing, as a species
+is: an outline (ellipse, polygon, star, ring, letter, blob), a regular pattern (stripes,
+checks, dots, ripples) and a hue that varies a little. Backgrounds are irregular (clouds,
+folds, gradients, tiles) and mostly duller, though clutter may have any colour.
 """
 
+import colorsys
 import math
 import os
 from collections.abc import Callable, Iterator
@@ -40,9 +42,11 @@ def draw_sample(seed: int, index: int, *, size_px: int = 128) -> Sample:
     height, width = rng.integers(size_px * 7 // 8, size_px * 9 // 8 + 1, size=2).tolist()
     label = int(rng.integers(len(CLASSES)))
     outline, pattern = _KINDS[label]
+    hue = (label + rng.uniform(-0.4, 0.4)) / len(CLASSES)
     image = _background(rng, height, width)
     opacity = _place(rng, outline(rng), height, width)
-    surface = _surface(rng, pattern, image[opacity > 0].mean(axis=0), height, width)
+    behind = image[opacity > 0].mean(axis=0)
+    surface = _surface(rng, pattern, _colour(rng, hue, 0.55), behind, height, width)
     opacity_soft = cv2.GaussianBlur(opacity, (0, 0), rng.uniform(0.4, 0.9))[..., None]
     image += (surface - image) * opacity_soft
     image *= 1 + 0.35 * (_clouds(rng, height, width, cells=2)[..., None] - 0.5)  # light
@@ -187,7 +191,7 @@ _OUTLINES: tuple[Callable[[Rng], list[Array]], ...] = (
     _blob,
 )
 _PATTERNS: tuple[Callable[[Array, Array], Array], ...] = (_stripes, _checks, _dots, _ripples)
-_KINDS = tuple((outline, pattern) for outline in _OUTLINES for pattern in _PATTERNS)
+_KINDS = tuple((_OUTLINES[k % 6], _PATTERNS[k % 4]) for k in range(12))  # all different
 CLASSES = tuple(f"{o.__name__[1:]}-{p.__name__[1:]}" for o, p in _KINDS)
 
 
@@ -211,21 +215,31 @@ def _fill(canvas: Array, contour: Array) -> None:
 
 
 def _surface(
-    rng: Rng, pattern: Callable[[Array, Array], Array], behind: Array, height: int, width: int
+    rng: Rng,
+    pattern: Callable[[Array, Array], Array],
+    ink: Array,
+    behind: Array,
+    height: int,
+    width: int,
 ) -> Array:
-    """The object's pattern in two colours; the first is often that of what lies behind."""
-    angle, period_px = rng.uniform(0, 2 * math.pi), rng.uniform(0.07, 0.14) * min(height, width)
+    """The object's pattern in its ink, on a ground that is often the colour behind it."""
+    angle, period_px = rng.uniform(0, 2 * math.pi), rng.uniform(0.08, 0.16) * min(height, width)
     step = 2 * math.pi / period_px
     x = (np.arange(width, dtype=np.float32) - rng.uniform(0, width)) * step
     y = (np.arange(height, dtype=np.float32)[:, None] - rng.uniform(0, height)) * step
     u = math.cos(angle) * x + math.sin(angle) * y
     v = math.cos(angle) * y - math.sin(angle) * x
-    ink = np.clip(0.5 + 1.5 * pattern(u, v), 0, 1)[..., None]
-    first = behind if rng.random() < 0.4 else rng.uniform(0.05, 0.95, 3)
-    second = rng.uniform(0.05, 0.95, 3)
-    while abs(float((first - second).mean())) < 0.15:  # a pattern nobody sees is no pattern
-        second = rng.uniform(0.0, 1.0, 3)
-    return first.astype(np.float32) + (second - first).astype(np.float32) * ink
+    share = np.clip(0.5 + 1.5 * pattern(u, v), 0, 1)[..., None]
+    ground = behind if rng.random() < 0.3 else _colour(rng, rng.uniform(), 0, 0.5)
+    while np.abs(ground - ink).sum() < 0.5:  # a pattern nobody sees is no pattern
+        ground = _colour(rng, rng.uniform(), 0, 0.5)
+    return ground + (ink - ground) * share
+
+
+def _colour(rng: Rng, hue: float, low: float, high: float = 1) -> Array:
+    """Red, green, blue in [0, 1] (float32) of a hue, with a saturation between bounds."""
+    rgb = colorsys.hsv_to_rgb(hue % 1, rng.uniform(low, high), rng.uniform(0.3, 0.95))
+    return np.array(rgb, np.float32)
 
 
 # Backgrounds: irregular fields in [0, 1], each seen in two colours, in layers.
@@ -267,7 +281,7 @@ def _fields(rng: Rng, height: int, width: int) -> Iterator[Array]:
             field = np.clip(0.5 + (field - 0.5) * rng.uniform(1, 3), 0, 1)
         else:
             field = (_folds, _gradient, _tiles)[kind - 2](rng, height, width)
-        first, second = rng.uniform(0.05, 0.95, (2, 3)).astype(np.float32)
+        first, second = (_colour(rng, rng.uniform(), 0, 0.6) for _ in range(2))
         yield first + (second - first) * field[..., None]
 
 
@@ -283,7 +297,7 @@ def _background(rng: Rng, height: int, width: int) -> Array:
         image += (next(fields) - image) * (patch[..., None] / np.float32(255))
     for _ in range(rng.integers(0, 7)):
         start, end = rng.uniform(-0.1, 1.1, (2, 2)) * (width, height)
-        colour = rng.uniform(0, 1, 3).tolist()
+        colour = _colour(rng, rng.uniform(), 0).tolist()
         thickness = int(rng.integers(1, 4))
         cv2.line(image, start.astype(int).tolist(), end.astype(int).tolist(), colour, thickness)
     return image
