@@ -1,0 +1,217 @@
+"""Pictures of what was labeled: the contact sheet."""
+
+import hashlib
+import heapq
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple
+
+import cv2
+import numpy as np
+import pyarrow.parquet as pq
+from PIL import Image, ImageDraw, ImageFont
+
+from c2am_dist import storage
+from c2am_dist.data import shards
+from c2am_dist.method import boxes, cues, images
+
+Pixels = np.ndarray  # uint8, h w 3, RGB
+Box = tuple[int, int, int, int]
+
+CAPTIONS = ("image", "activation map", "pseudo box", "background cue")
+_PANEL_PX = (192, 256)  # height, width; an image is fitted inside
+_GAP_PX = 12
+_LINE_PX = 22  # a line of text
+_PAPER, _TEXT, _FAINT = (255, 255, 255), (30, 30, 30), (120, 120, 120)
+_PSEUDO, _TRUTH = (255, 150, 0), (255, 255, 255)
+
+
+class _Label(NamedTuple):
+    image_id: str
+    shard: str
+    activation: np.ndarray
+    """float32 in [0, 1], at any size."""
+    box: Box | None
+    """The largest pseudo box; None where there is none."""
+    cue: np.ndarray
+    """float32 in [0, 1], 1 = background, at any size."""
+
+
+class _Picture(NamedTuple):
+    pixels: Pixels
+    """The image, perhaps at a reduced size."""
+    size: tuple[int, int]
+    """Its full height and width, which boxes refer to."""
+    truths: list[Box] | None
+    """Ground-truth boxes; None where unknown."""
+
+
+def contact_sheet(
+    labels: Sequence[str],
+    images: Sequence[str],
+    output: str,
+    *,
+    num_rows: int = 8,
+    seed: int = 0,
+) -> None:
+    """Writes a PNG that shows a few labeled images with what was found in them.
+
+    A row an image: the image, its activation map laid over it, the largest pseudo box (with
+    the ground truth where the shards know it) and the background cue (1 - map where none is
+    stored; white is background). Rows are drawn by hash of seed and image_id, hence the same
+    however the labels are split into files; those with an error are left out.
+
+    Args:
+        labels: URIs of label files (schema.LABELS) with activation maps.
+        images: URIs of the shards that were labeled (schema.SHARD).
+        output: URI of the PNG.
+        num_rows: how many images to show; fewer where there are not as many.
+        seed: another one shows other images.
+
+    Raises:
+        ValueError: no row has an activation map, or the shards lack a labeled image.
+        FileNotFoundError: a URI names nothing.
+    """
+    if num_rows < 1:
+        raise ValueError(f"num_rows must be positive, got {num_rows}")
+    chosen = _choose(labels, num_rows, seed)
+    pictures = _find_pictures(chosen, images)
+    bands = [_captions()] + [_band(label, pictures[label.image_id]) for label in chosen]
+    png = cv2.imencode(".png", np.vstack(bands)[..., ::-1])[1].tobytes()
+    storage.write_bytes(output, png)
+
+
+def _choose(uris: Sequence[str], num_rows: int, seed: int) -> list[_Label]:
+    def candidates() -> Iterable[tuple[str, str, str]]:
+        for file in storage.expand(uris):
+            for row in _read(file.uri, ["image_id", "error"]):
+                if row["error"] is None:
+                    key = f"{seed}/{row['image_id']}".encode()
+                    yield hashlib.blake2b(key).hexdigest(), row["image_id"], file.uri
+
+    drawn = heapq.nsmallest(num_rows, candidates())
+    columns = ["image_id", "shard", "activation_map", "pseudo_boxes", "background_cue"]
+    found = {}
+    for uri in sorted({uri for _, _, uri in drawn}):
+        ids = [image_id for _, image_id, from_uri in drawn if from_uri == uri]
+        for row in _read(uri, columns, filters=[("image_id", "in", ids)]):
+            found[row["image_id"]] = row
+    chosen = [found[image_id] for _, image_id, _ in drawn]
+    chosen = [_label(row) for row in chosen if row["activation_map"] is not None]
+    if not chosen:
+        raise ValueError(f"{', '.join(uris)}: no activation map is stored in the labels")
+    return chosen
+
+
+def _read(uri: str, columns: list[str], filters: list[Any] | None = None) -> list[dict[str, Any]]:
+    filesystem, path = storage.resolve(uri)
+    table = pq.read_table(path, columns=columns, filters=filters, filesystem=filesystem)
+    return table.to_pylist()
+
+
+def _label(row: dict[str, Any]) -> _Label:
+    activation = images.decode_png16(row["activation_map"])
+    stored_cue, found = row["background_cue"], row["pseudo_boxes"]
+    cue = cues.background_cue(activation) if stored_cue is None else images.decode_png8(stored_cue)
+    box = (found[0]["x0"], found[0]["y0"], found[0]["x1"], found[0]["y1"]) if found else None
+    return _Label(row["image_id"], row["shard"], activation, box, cue)
+
+
+def _find_pictures(chosen: Sequence[_Label], uris: Sequence[str]) -> dict[str, _Picture]:
+    """The images of labels, by image_id; only the shards they came from are read."""
+    wanted, names = {label.image_id for label in chosen}, {label.shard for label in chosen}
+    pictures: dict[str, _Picture] = {}
+    for file in storage.expand(uris):
+        if storage.name(file.uri) not in names:
+            continue
+        for group in shards.index([file.uri]):
+            if wanted.isdisjoint(shards.read(group, ["image_id"])["image_id"].to_pylist()):
+                continue
+            filesystem, path = storage.resolve(file.uri)
+            known = pq.read_schema(path, filesystem=filesystem).names
+            columns = [name for name in ("image_id", "image", "boxes") if name in known]
+            for row in shards.read(group, columns).to_pylist():
+                if row["image_id"] in wanted:
+                    pictures[row["image_id"]] = _picture(row)
+    for image_id in wanted - pictures.keys():
+        raise ValueError(f"{', '.join(uris)}: the shards lack the labeled image {image_id!r}")
+    return pictures
+
+
+def _picture(row: dict[str, Any]) -> _Picture:
+    truths = row.get("boxes")
+    return _Picture(
+        images.decode(row["image"], min_side_px=max(_PANEL_PX)),
+        images.header(row["image"]),
+        None if truths is None else [(x0, y0, x1, y1) for x0, y0, x1, y1 in truths],
+    )
+
+
+def _band(label: _Label, picture: _Picture) -> Pixels:
+    """One row of the sheet: four panels, and a line of text below."""
+    scale = min(_PANEL_PX[0] / picture.size[0], _PANEL_PX[1] / picture.size[1])
+    size = (max(1, round(picture.size[0] * scale)), max(1, round(picture.size[1] * scale)))
+    small = images.resize(picture.pixels, size)
+    heat = _heat(cues.enlarge(label.activation, size))
+    overlay = cv2.addWeighted(small, 0.4, heat, 0.6, 0)
+    grey = (cues.enlarge(label.cue, size) * 255).astype(np.uint8)
+    cue = np.repeat(grey[..., None], 3, axis=2)
+    panels = [small, overlay, _with_boxes(small, label.box, picture.truths, scale), cue]
+    notes = [label.image_id, "", _verdict(label.box, picture.truths), ""]
+    band = _blank(_PANEL_PX[0] + _LINE_PX)
+    for column, panel in enumerate(panels):
+        y = (_PANEL_PX[0] - size[0]) // 2
+        x = _left(column) + (_PANEL_PX[1] - size[1]) // 2
+        band[y : y + size[0], x : x + size[1]] = panel
+    return _write(band, notes, y=_PANEL_PX[0], font_px=13, colour=_FAINT)
+
+
+def _heat(activation: np.ndarray) -> Pixels:
+    peak = max(float(activation.max()), 1e-6)
+    return cv2.applyColorMap((activation / peak * 255).astype(np.uint8), cv2.COLORMAP_VIRIDIS)[
+        ..., ::-1
+    ]
+
+
+def _with_boxes(pixels: Pixels, box: Box | None, truths: list[Box] | None, scale: float) -> Pixels:
+    canvas = pixels.copy()
+    drawn = [(truth, _TRUTH) for truth in truths or []] + ([(box, _PSEUDO)] if box else [])
+    for thickness, is_outline in ((4, True), (2, False)):  # a dark rim shows on any image
+        for corners, colour in drawn:
+            x0, y0, x1, y1 = (round(value * scale) for value in corners)
+            colour = (0, 0, 0) if is_outline else colour
+            cv2.rectangle(canvas, (x0, y0), (x1 - 1, y1 - 1), colour, thickness)
+    return canvas
+
+
+def _verdict(box: Box | None, truths: list[Box] | None) -> str:
+    if box is None:
+        return "no box"
+    if not truths:
+        return ""
+    return f"IoU {boxes.iou(np.array([box]), np.array(truths)).max():.2f}"
+
+
+def _captions() -> Pixels:
+    return _write(_blank(2 * _LINE_PX), CAPTIONS, y=_LINE_PX // 2, font_px=16, colour=_TEXT)
+
+
+def _left(column: int) -> int:
+    return _GAP_PX + column * (_PANEL_PX[1] + _GAP_PX)
+
+
+def _blank(height: int) -> Pixels:
+    return np.full((height, _left(len(CAPTIONS)), 3), _PAPER, np.uint8)
+
+
+def _write(
+    band: Pixels, texts: Sequence[str], *, y: int, font_px: int, colour: tuple[int, int, int]
+) -> Pixels:
+    """The band with a text at the left of each panel, cut to the panel's width."""
+    page = Image.fromarray(band)
+    draw = ImageDraw.Draw(page)
+    font = ImageFont.load_default(font_px)
+    for column, text in enumerate(texts):
+        while draw.textlength(text, font) > _PANEL_PX[1]:
+            text = text[:-2].rstrip("…") + "…"
+        draw.text((_left(column), y + 2), text, fill=colour, font=font)
+    return np.asarray(page)
