@@ -17,7 +17,7 @@ from c2am_dist.method import boxes, cues, images
 Pixels = np.ndarray  # uint8, h w 3, RGB
 Box = tuple[int, int, int, int]
 
-CAPTIONS = ("image", "activation map", "pseudo box", "background cue")
+CAPTIONS = ("image", "activation map", "pseudo box (white: truth)", "background cue")
 _PANEL_PX = (192, 256)  # height, width; an image is fitted inside
 _GAP_PX = 12
 _LINE_PX = 22  # a line of text
@@ -157,12 +157,12 @@ def _band(label: _Label, picture: _Picture) -> Pixels:
     cue = np.repeat(grey[..., None], 3, axis=2)
     panels = [small, overlay, _with_boxes(small, label.box, picture.truths, scale), cue]
     notes = [label.image_id, "", _verdict(label.box, picture.truths), ""]
-    band = _blank(_PANEL_PX[0] + _LINE_PX)
+    band = _blank(size[0] + _LINE_PX + _GAP_PX)
     for column, panel in enumerate(panels):
-        y = (_PANEL_PX[0] - size[0]) // 2
-        x = _left(column) + (_PANEL_PX[1] - size[1]) // 2
-        band[y : y + size[0], x : x + size[1]] = panel
-    return _write(band, notes, y=_PANEL_PX[0], font_px=13, colour=_FAINT)
+        x = _left(column)
+        band[: size[0], x : x + size[1]] = panel
+        cv2.rectangle(band, (x, 0), (x + size[1] - 1, size[0] - 1), _FAINT)  # white ends here
+    return _write(band, notes, y=size[0], font_px=13, colour=_FAINT)
 
 
 def _heat(activation: np.ndarray) -> Pixels:

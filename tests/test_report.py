@@ -69,8 +69,9 @@ def test_a_row_shows_image_map_box_and_cue_side_by_side(tmp_path):
     assert len({panel.shape for panel in panels}) == 1
     image, overlay, boxed, cue = (panel.astype(int) for panel in panels)
     assert all((panel[:44] < 100).any() for panel in panels), "each panel has a caption"
-    body = np.s_[44 + 96, 12 + 128]  # the middle of the picture
     height, width = sample.mask.shape
+    scale = min(192 / height, 256 / width)
+    body = np.s_[44 + round(height * scale / 2), 12 + round(width * scale / 2)]  # the middle
     expected = sample.image[height // 2, width // 2].astype(int)
     assert np.abs(image[body] - expected).max() < 60
     assert (boxed != image).any() and (overlay != image).any()
@@ -84,8 +85,7 @@ def test_cue_is_dark_on_the_object(tmp_path):
     mask = synthetic.draw_sample(0, 0, size_px=64).mask
     scale = min(192 / mask.shape[0], 256 / mask.shape[1])
     size = round(mask.shape[0] * scale), round(mask.shape[1] * scale)
-    top, left = (192 - size[0]) // 2, (256 - size[1]) // 2
-    inner = cue[top : top + size[0], left : left + size[1], 0]
+    inner = cue[: size[0], : size[1], 0]
     grown = cv2.resize(mask, size[::-1], interpolation=cv2.INTER_NEAREST)
     assert inner[grown == 0].mean() - inner[grown == 1].mean() > 120
 
@@ -109,8 +109,8 @@ def test_rows_do_not_depend_on_how_labels_are_split(tmp_path):
 def test_sheet_has_as_many_rows_as_asked_or_as_there_are(tmp_path):
     write_set(tmp_path, num_images=5)
     heights = [len(draw(tmp_path, num_rows=num_rows)) for num_rows in (1, 2, 5, 99)]
-    row = heights[1] - heights[0]
-    assert row > 190 and heights[2] == heights[0] + 4 * row and heights[3] == heights[2]
+    assert heights[0] < heights[1] - 150 and heights[1] < heights[2] - 450
+    assert heights[3] == heights[2]
 
 
 def test_error_rows_are_left_out(tmp_path):
@@ -118,7 +118,7 @@ def test_error_rows_are_left_out(tmp_path):
     whole = draw(tmp_path)
     blank = {"pseudo_boxes": None, "activation_map": None, "error": "truncated"}
     rewrite_labels(tmp_path, lambda row: row | (blank if row["image_id"] == "i2" else {}))
-    assert len(whole) - len(draw(tmp_path)) > 190
+    assert len(whole) - len(draw(tmp_path)) > 150
 
 
 def test_unknown_ground_truth_and_missing_box_are_no_error(tmp_path):
@@ -153,4 +153,4 @@ def test_labels_without_maps_are_refused(tmp_path):
 def test_only_shards_that_are_shown_are_opened(tmp_path):
     write_set(tmp_path, num_images=2)
     storage.write_bytes(str(tmp_path / "shards/other.parquet"), b"not a Parquet file")
-    assert len(draw(tmp_path)) > 400
+    assert len(draw(tmp_path)) > 300
