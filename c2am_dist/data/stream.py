@@ -68,9 +68,7 @@ def batches(
         ray.data.range(len(windows), override_num_blocks=len(windows))
         .map_batches(read, batch_size=None, batch_format="numpy")
         .repartition(target_num_rows_per_block=batch_size // num_workers, strict=True)
-        .map_batches(
-            decode, batch_size=None, batch_format="pyarrow", concurrency=data.decode_tasks
-        )
+        .map_batches(decode, batch_size=None, batch_format="pyarrow", concurrency=data.decode_tasks)
     )
 
 
@@ -119,9 +117,7 @@ def _decode_block(
 def _training_view(
     encoded: Any, image_id: str, epoch: int, *, data: DataConfig, seed: int
 ) -> np.ndarray:
-    image = images.decode(
-        encoded, min_side_px=data.resize_px, max_pixels=data.max_megapixels * 1e6
-    )
+    image = images.decode(encoded, min_side_px=data.resize_px, max_pixels=data.max_megapixels * 1e6)
     rng = images.augmentation_rng(seed, epoch, image_id)
     return images.augment(
         image, resize_px=data.resize_px, crop_px=data.crop_px, flip=data.flip, rng=rng

@@ -146,7 +146,7 @@ def _restore(job: Job, device: torch.device) -> tuple[nn.Module, torch.optim.Opt
     model = model.to(device, memory_format=torch.channels_last).train()
     optimizer = torch.optim.SGD(
         optim.parameter_groups(
-            model.named_parameters(),
+            model,
             lr=config.optim.lr,
             head_lr_factor=config.optim.head_lr_factor,
             weight_decay=config.optim.weight_decay,
@@ -154,6 +154,8 @@ def _restore(job: Job, device: torch.device) -> tuple[nn.Module, torch.optim.Opt
         ),
         momentum=config.optim.momentum,
     )
+    for group in optimizer.param_groups:
+        group["initial_lr"] = group["lr"]
     if restored is not None:
         optimizer.load_state_dict(restored.optimizer)
     if config.optim.compile:
@@ -165,7 +167,7 @@ def _replicate(model: nn.Module) -> nn.Module:
     """The model behind gradient averaging; BatchNorm's buffers agree already or stay local."""
     if not dist.is_initialized() or dist.get_world_size() == 1:
         return model
-    return DistributedDataParallel(model, broadcast_buffers=False, gradient_as_bucket_view=True)
+    return DistributedDataParallel(model, forward_sync_buffers=False, gradient_as_bucket_view=True)
 
 
 def _autocast(
