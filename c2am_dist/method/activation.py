@@ -81,3 +81,74 @@ def merge_scales(
     total = torch.stack(resized).sum(dim=0)
     peak = total.amax(dim=(2, 3), keepdim=True)
     return torch.where(peak > 0, total / peak, 0)
+
+
+COLLAPSED_STD = 0.01
+"""Below this standard deviation within maps, P is constant. Working heads, random ones
+included, measured 0.16 to 0.23; 0.01 is 3 grey levels of 256."""
+
+
+def is_collapsed(activation: Float[Tensor, "n 1 h w"]) -> bool:
+    """Whether maps say nothing about where: each nearly constant over its cells.
+
+    The mean over images of the standard deviation within a map is below COLLAPSED_STD, whatever
+    the level. True for maps of one cell. NaN is not collapsed; the loss shows it.
+    """
+    return activation.float().std(dim=(2, 3), correction=0).mean().item() < COLLAPSED_STD
+
+
+LOCKED_SHARE = 0.9
+"""Above this :func:`border_lock`, maps follow the border. ResNet-18 on Tiny-ImageNet at 128 px:
+0.96 to 1 from random weights at any step, 0.3 rising to 0.7 from pretrained ones."""
+
+
+def shift_half(
+    images_or_maps: Float[Tensor, "n c height width"], *, cell_px: int
+) -> Float[Tensor, "n c height width"]:
+    """Images rolled around by half their cells, both ways, so that the border becomes the middle.
+
+    Args:
+        images_or_maps: what to roll.
+        cell_px: pixels a map cell spans: 16 for images, 1 for maps. Images whose sides it does
+            not divide shift by slightly less than half.
+    """
+    height, width = images_or_maps.shape[2:]
+    shifts = (height // cell_px // 2 * cell_px, width // cell_px // 2 * cell_px)
+    return images_or_maps.roll(shifts, dims=(2, 3))
+
+
+def border_lock(
+    activation: Float[Tensor, "n 1 h w"], activation_of_shifted: Float[Tensor, "n 1 h w"]
+) -> float:
+    """How far maps stay in place when the content of the images moves, from 0 to 1.
+
+    An encoder that sees its padding can light up a frame whatever the image; images of centred
+    objects then look well labeled. Rolling the image around moves its content but not the
+    padding. The map of the rolled image is explained, by least squares, as a share of the
+    original map (what stayed in place) and a share of the rolled one (what followed the
+    content); the result is the first share over both. The polarity does not matter.
+
+    Args:
+        activation: maps of images.
+        activation_of_shifted: maps of the same images after ``shift_half(images, cell_px=16)``.
+
+    Returns:
+        0 when maps follow the content, 1 when they ignore it. 0 also for maps that neither
+        explains, such as constant ones.
+    """
+    still = _centred(activation)
+    moved = shift_half(still, cell_px=1)
+    target = _centred(activation_of_shifted)
+    power = (still * still).sum().item()
+    overlap = (still * moved).sum().item()
+    stays = (still * target).sum().item()
+    follows = (moved * target).sum().item()
+    # The normal equations of target = a still + b moved, without their common determinant.
+    a = max(power * stays - overlap * follows, 0.0)
+    b = max(power * follows - overlap * stays, 0.0)
+    return a / (a + b) if a + b > 0 else 0.0
+
+
+def _centred(activation: Float[Tensor, "n 1 h w"]) -> Float[Tensor, "n 1 h w"]:
+    wide = activation.double()
+    return wide - wide.mean(dim=(2, 3), keepdim=True)
