@@ -332,7 +332,8 @@ def override(config: Config, values: Mapping[str, Any]) -> Config:
     """
     for path, value in values.items():
         head, _, rest = path.partition(".")
-        if head not in {field.name for field in dataclasses.fields(config)}:  # type: ignore
+        fields = dataclasses.fields(config) if dataclasses.is_dataclass(config) else ()
+        if head not in {field.name for field in fields}:
             raise ValueError(f"{path}: {type(config).__name__} has no field {head!r}")
         new = override(getattr(config, head), {rest: value}) if rest else value
         config = dataclasses.replace(config, **{head: new})  # type: ignore

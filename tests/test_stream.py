@@ -1,0 +1,160 @@
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import ray
+
+from c2am_dist.config import DataConfig
+from c2am_dist.data import shards, stream
+from tests.images import write_shards
+
+DATA = DataConfig(resize_px=40, crop_px=32, shuffle_images=20)
+BATCH, STEPS = 12, 7  # 40 images: three steps an epoch, so over two epochs and a part
+
+
+@pytest.fixture(scope="module")
+def image_set(tmp_path_factory: pytest.TempPathFactory) -> str:
+    broken = {3: b"no picture", 17: b""}
+    return write_shards(tmp_path_factory.mktemp("shards"), 40, broken=broken)
+
+
+@ray.remote(num_cpus=0)
+def _consume(part, batch_size: int) -> list[dict[str, np.ndarray]]:
+    return [
+        {name: np.array(column) for name, column in batch.items()}
+        for batch in stream.worker_batches(part, batch_size=batch_size)
+    ]
+
+
+def _global_batches(uri: str, *, num_workers: int, start_step: int = 0, classes=()):
+    """Each step's images and labels over all workers, sorted, as bytes."""
+    dataset = stream.batches(
+        shards.index([uri]),
+        data=DATA,
+        seed=3,
+        batch_size=BATCH,
+        num_workers=num_workers,
+        start_step=start_step,
+        total_steps=STEPS,
+        classes=classes,
+    )
+    dataset.context.execution_options = stream.execution_options()
+    parts = dataset.streaming_split(num_workers, equal=True)
+    per_worker = ray.get([_consume.remote(part, BATCH // num_workers) for part in parts])
+    steps = []
+    for offset, batches in enumerate(zip(*per_worker, strict=True)):
+        assert all((batch["step"] == start_step + offset).all() for batch in batches)
+        pixels = np.concatenate([batch["image"] for batch in batches])
+        assert pixels.shape == (BATCH, 32, 32, 3) and pixels.dtype == np.uint8
+        labels = np.concatenate([batch.get("label", np.zeros(0, int)) for batch in batches])
+        replaced = sum(int(batch["is_replaced"].sum()) for batch in batches)
+        keys = [image.tobytes() for image in pixels]
+        order = sorted(range(BATCH), key=keys.__getitem__)
+        steps.append(
+            ([keys[i] for i in order], [int(labels[i]) for i in order if len(labels)], replaced)
+        )
+    return steps
+
+
+def test_every_number_of_workers_gets_the_same_global_batches(ray_cluster, tmp_path: Path):
+    uri = write_shards(tmp_path / "whole", 40)
+    one = _global_batches(uri, num_workers=1)
+    assert len(one) == STEPS
+    assert len({key for keys, _, _ in one for key in keys}) > 40  # epochs augment anew
+    assert _global_batches(uri, num_workers=2) == one
+    assert _global_batches(uri, num_workers=4) == one
+
+
+def test_resuming_delivers_the_remaining_steps_unchanged(ray_cluster, tmp_path: Path):
+    uri = write_shards(tmp_path / "whole", 40)
+    whole = _global_batches(uri, num_workers=2)
+    assert _global_batches(uri, num_workers=2, start_step=4) == whole[4:]
+
+
+def test_broken_images_are_replaced_and_counted_with_their_labels(ray_cluster, image_set: str):
+    classes = stream.classes_of(shards.index([image_set], columns=["image_id", "image", "label"]))
+    steps = _global_batches(image_set, num_workers=2, classes=classes)
+    per_epoch = 2  # of 40 images two are broken; an epoch leaves four out
+    assert 0 < sum(replaced for _, _, replaced in steps) <= per_epoch * 3
+    for keys, labels, _ in steps:
+        assert len(keys) == len(labels) == BATCH
+        assert set(labels) <= set(range(len(classes)))
+
+
+def test_the_sample_is_the_same_each_time_and_leaves_broken_images_out(image_set: str):
+    row_groups = shards.index([image_set])
+    first = stream.sample(row_groups, num_images=40, data=DATA)
+    again = stream.sample(row_groups, num_images=40, data=DATA)
+    assert len(first) == 38
+    assert all(image.shape == (32, 32, 3) for image in first)
+    assert all((a == b).all() for a, b in zip(first, again, strict=True))
+
+
+def test_a_block_of_broken_images_only_names_one():
+    block = pa.table({"image_id": ["lost"], "image": pa.array([b"x"]), "epoch": [0], "step": [0]})
+    with pytest.raises(ValueError, match="lost"):
+        stream._decode_block(block, data=DATA, seed=0, classes=())
+
+
+class TestIndex:
+    def test_a_missing_path_is_named(self):
+        with pytest.raises(FileNotFoundError, match=r"nowhere\.parquet"):
+            shards.index(["nowhere.parquet"])
+
+    def test_a_missing_column_is_named_with_its_file(self, tmp_path: Path):
+        pq.write_table(pa.table({"image_id": ["a"]}), tmp_path / "s.parquet")
+        with pytest.raises(ValueError, match=r"s\.parquet: column 'image' is missing"):
+            shards.index([str(tmp_path)])
+
+    def test_a_column_of_another_type_is_named_with_both_types(self, tmp_path: Path):
+        pq.write_table(pa.table({"image_id": [1], "image": [b"x"]}), tmp_path / "s.parquet")
+        with pytest.raises(ValueError, match=r"'image_id' is int64, expected string"):
+            shards.index([str(tmp_path)])
+
+    def test_a_file_that_is_not_parquet_is_named(self, tmp_path: Path):
+        (tmp_path / "s.parquet").write_bytes(b"text")
+        with pytest.raises(ValueError, match=r"s\.parquet: not a Parquet file"):
+            shards.index([str(tmp_path)])
+
+    def test_an_empty_shard_is_passed_over_and_an_empty_set_refused(self, tmp_path: Path):
+        empty = pa.table(
+            {"image_id": pa.array([], pa.string()), "image": pa.array([], pa.binary())}
+        )
+        pq.write_table(empty, tmp_path / "empty.parquet")
+        with pytest.raises(ValueError, match="hold no image"):
+            shards.index([str(tmp_path)])
+        write_shards(tmp_path, 4, num_files=1)
+        assert sum(group.num_rows for group in shards.index([str(tmp_path)])) == 4
+
+    def test_large_types_of_other_writers_are_read(self, tmp_path: Path):
+        table = pa.table(
+            {
+                "image_id": pa.array(["a"], pa.large_string()),
+                "image": pa.array([b"x"], pa.large_binary()),
+            }
+        )
+        pq.write_table(table, tmp_path / "s.parquet")
+        (group,) = shards.index([str(tmp_path)])
+        assert shards.read(group, ["image_id", "image"]).to_pylist() == [
+            {"image_id": "a", "image": b"x"}
+        ]
+
+    def test_an_unlabeled_image_is_refused_for_a_classifier(self, tmp_path: Path):
+        table = pa.Table.from_pylist(
+            [{"image_id": "a", "image": b"x", "width": 1, "height": 1, "label": None}],
+            pa.schema(
+                [
+                    pa.field(n, t)
+                    for n, t in zip(
+                        ["image_id", "image", "width", "height", "label"],
+                        [pa.string(), pa.binary(), pa.int32(), pa.int32(), pa.string()],
+                        strict=True,
+                    )
+                ]
+            ),
+        )
+        pq.write_table(table, tmp_path / "s.parquet")
+        with pytest.raises(ValueError, match=r"s\.parquet: 1 images without a label"):
+            stream.classes_of(shards.index([str(tmp_path)]))
