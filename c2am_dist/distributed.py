@@ -46,10 +46,14 @@ class _AllGather(torch.autograd.Function):
 def convert_sync_batchnorm(module: nn.Module) -> nn.Module:
     """The module with each BatchNorm2d in it replaced by one that spans all workers.
 
-    Parameters and buffers stay the same objects, names and values. In evaluation mode, and so
-    for frozen BatchNorm, nothing changes. Every worker must pass as many images.
+    On a GPU by torch's, which refuses CPU tensors, and on a CPU by the one below: move the
+    module to its device first. Parameters and buffers stay the same objects under the same
+    names. In evaluation mode, and so for frozen BatchNorm, nothing changes. Every worker must
+    pass as many images.
     """
     if isinstance(module, nn.BatchNorm2d):
+        if module.weight.is_cuda:
+            return nn.SyncBatchNorm.convert_sync_batchnorm(module)
         synced = _SyncBatchNorm(module.num_features, module.eps, module.momentum)
         synced.weight, synced.bias = module.weight, module.bias
         synced.running_mean, synced.running_var = module.running_mean, module.running_var
@@ -60,11 +64,9 @@ def convert_sync_batchnorm(module: nn.Module) -> nn.Module:
     return module
 
 
-class _SyncBatchNorm(nn.SyncBatchNorm):
-    """torch's SyncBatchNorm, which refuses CPU tensors, and the same computation for those."""
-
+class _SyncBatchNorm(nn.BatchNorm2d):
     def forward(self, input: Tensor) -> Tensor:
-        if input.is_cuda or not self.training or _num_workers() == 1:
+        if not self.training or _num_workers() == 1:
             return super().forward(input)
         assert self.num_batches_tracked is not None and self.momentum is not None
         self.num_batches_tracked.add_(1)
@@ -91,8 +93,9 @@ class _NormaliseAcrossWorkers(torch.autograd.Function):
         # Means of equal parts average exactly, and deviations from their own mean do not cancel
         # as E[x^2] - E[x]^2 does: var = mean of the parts' var + var of the parts' means.
         var, mean = torch.var_mean(x.to(weight.dtype), dim=(0, 2, 3), correction=0)
-        parts = mean.new_empty((_num_workers(), 2, len(mean)))
-        dist.all_gather_into_tensor(parts, torch.stack([mean, var]))
+        parts = mean.new_empty(_num_workers() * 2 * len(mean))
+        dist.all_gather_into_tensor(parts, torch.cat([mean, var]))
+        parts = parts.view(_num_workers(), 2, len(mean))
         mean = parts[:, 0].mean(dim=0)
         var = parts[:, 1].mean(dim=0) + (parts[:, 0] - mean).square().mean(dim=0)
         ctx.save_for_backward(x, weight, mean, torch.rsqrt(var + eps))

@@ -32,6 +32,7 @@ class Encoder(nn.Module):
     Attributes:
         num_features: channels of the output.
         num_last_features: how many of them, the first ones, are the last stage's.
+        is_norm_frozen: see :func:`freeze_norm`.
 
     Args:
         stages: in the order they run; the names prefix the parameters' names.
@@ -45,7 +46,7 @@ class Encoder(nn.Module):
         self._outputs = tuple(outputs)
         self.num_features = sum(outputs.values())
         self.num_last_features = outputs[self._outputs[0]]
-        self._is_norm_frozen = False
+        self.is_norm_frozen = False
 
     def forward(self, images: Float[Tensor, "n 3 height width"]) -> Float[Tensor, "n c h w"]:
         """Features of RGB images normalised by ImageNet's mean and deviation, >= 0.
@@ -66,22 +67,23 @@ class Encoder(nn.Module):
         """The last stage's part of the features (layer4 of a ResNet), the classifier's input."""
         return features[:, : self.num_last_features]
 
-    def freeze_norm(self) -> None:
-        """Makes BatchNorm use its stored statistics from now on, also in training mode.
-
-        They are not updated either. Weight and bias still train unless their parameters are
-        frozen (see optim.parameter_groups).
-        """
-        self._is_norm_frozen = True
-        self.train(self.training)
-
     def train(self, mode: bool = True) -> "Encoder":
         super().train(mode)
-        if self._is_norm_frozen:
+        if self.is_norm_frozen:
             for module in self.modules():
                 if isinstance(module, NORMS):
                     module.train(False)
         return self
+
+
+def freeze_norm(encoder: Encoder) -> None:
+    """Makes BatchNorm use its stored statistics from now on, also in training mode.
+
+    They are not updated either. Weight and bias still train unless their parameters are frozen
+    (see optim.parameter_groups).
+    """
+    encoder.is_norm_frozen = True
+    encoder.train(encoder.training)
 
 
 def build_encoder(name: str) -> Encoder:

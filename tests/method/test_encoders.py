@@ -16,6 +16,7 @@ from c2am_dist.method.encoders import (
     Encoder,
     WeightsError,
     build_encoder,
+    freeze_norm,
     is_weights_name,
     load_weights,
     read_state_dict,
@@ -250,7 +251,7 @@ def test_frozen_norm_survives_training_mode(encoder, state_dict):
     load_weights(encoder, state_dict)
     frozen = build_encoder("resnet18")
     load_weights(frozen, state_dict)
-    frozen.freeze_norm()
+    freeze_norm(frozen)
     model = C2AM(frozen).train()
     statistics = frozen.layer2[0].bn1.running_mean.clone()
     images = torch.randn(2, 3, 32, 32)
