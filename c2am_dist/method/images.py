@@ -140,7 +140,8 @@ def augment(
     y0, x0 = rng.integers(0, resize_px - crop_px + 1, size=2)
     is_mirrored = flip and rng.random() < 0.5
     crop = resize_square(image, resize_px)[y0 : y0 + crop_px, x0 : x0 + crop_px]
-    return np.ascontiguousarray(crop[:, ::-1] if is_mirrored else crop)
+    # Not crop[:, ::-1], which numpy takes 40 times longer to copy.
+    return cv2.flip(crop, 1) if is_mirrored else np.ascontiguousarray(crop)  # type: ignore
 
 
 def normalise(batch: UInt8[Tensor, "n h w 3"]) -> Float[Tensor, "n 3 h w"]:
