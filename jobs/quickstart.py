@@ -119,9 +119,7 @@ def score(job: Quickstart, checkpoint: str, folder: str) -> dict[str, dict[str, 
     from c2am_dist import evaluation, labeling
 
     labels, shards = f"{folder}/labels", f"{job.output}/shards/val"
-    config = LabelConfig(
-        checkpoint=checkpoint, input=(shards,), output=labels, write_cues="map"
-    )
+    config = LabelConfig(checkpoint=checkpoint, input=(shards,), output=labels, write_cues="map")
     show("label the held-out split", "label.py", config, LabelConfig())
     labeling.label(config)
     scoring = EvaluateConfig(

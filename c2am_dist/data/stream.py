@@ -10,8 +10,8 @@ other in one execution, since starting one anew costs seconds (docs/performance.
 
 import functools
 import logging
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, cast
 
 import numpy as np
 import pyarrow as pa
@@ -73,7 +73,7 @@ def batches(
 
 
 def _read_window(
-    batch: Mapping[str, np.ndarray],
+    batch: Any,
     *,
     windows: Sequence[plan.Window],
     seed: int,
@@ -90,7 +90,7 @@ def _read_window(
 
 
 def _decode_block(
-    block: pa.Table, *, data: DataConfig, seed: int, classes: Sequence[str]
+    block: Any, *, data: DataConfig, seed: int, classes: Sequence[str]
 ) -> dict[str, np.ndarray]:
     """Decoded, augmented images; one that cannot be decoded is replaced by its neighbour."""
     size = data.crop_px
@@ -144,12 +144,13 @@ def worker_batches(
     shard: DataIterator, *, batch_size: int, prefetch_batches: int = 2
 ) -> Iterator[dict[str, np.ndarray]]:
     """This worker's batches of ``batch_size`` rows, as the split deals them out."""
-    yield from shard.iter_batches(
+    batches = shard.iter_batches(
         batch_size=batch_size,
         batch_format="numpy",
         prefetch_batches=prefetch_batches,
         drop_last=True,
     )
+    yield from cast(Iterable[dict[str, np.ndarray]], batches)
 
 
 def sample(

@@ -17,7 +17,6 @@ from torch import Tensor
 from c2am_dist import checkpoint, storage
 from c2am_dist.config import TrainConfig, to_json
 from c2am_dist.data import plan, shards, stream
-from c2am_dist.data.shards import RowGroup
 from c2am_dist.method import encoders
 from c2am_dist.training.loop import Job, TrainingStopped, worker_loop
 
@@ -87,9 +86,7 @@ def _plan_job(config: TrainConfig, run: str) -> Job:
 
 
 def _train(job: Job) -> None:
-    storage.write_bytes(
-        storage.join(job.run, "config.json"), (to_json(job.config) + "\n").encode()
-    )
+    storage.write_bytes(storage.join(job.run, "config.json"), (to_json(job.config) + "\n").encode())
     scratch = f".ray-{uuid.uuid4().hex[:8]}"  # Ray's own record of this attempt
     trainer = TorchTrainer(
         worker_loop,

@@ -22,7 +22,7 @@ from c2am_dist.config import TrainConfig, to_json
 from c2am_dist.data import stream
 from c2am_dist.data.shards import RowGroup
 from c2am_dist.method import encoders, images, optim
-from c2am_dist.training.methods import METHODS
+from c2am_dist.training.methods import METHODS, Model
 from c2am_dist.training.polarity import MapSurvey, survey
 from c2am_dist.training.progress import RunLog, Window
 
@@ -68,7 +68,7 @@ def worker_loop(settings: dict[str, Any]) -> dict[str, Any]:
 
 def _train(
     job: Job,
-    model: nn.Module,
+    model: Model,
     optimizer: torch.optim.Optimizer,
     start_step: int,
     log: RunLog | None,
@@ -105,10 +105,9 @@ def _batches(job: Job, start_step: int) -> Iterator[dict[str, np.ndarray]]:
         return
     part = job.config.optim.batch_size // ray.train.get_context().get_world_size()
     shard = ray.train.get_dataset_shard("train")
+    assert shard is not None
     step = start_step - 1
-    for step, batch in enumerate(
-        stream.worker_batches(shard, batch_size=part), start_step
-    ):
+    for step, batch in enumerate(stream.worker_batches(shard, batch_size=part), start_step):
         if not (batch["step"] == step).all():
             raise RuntimeError(f"the stream delivered step {batch['step'][0]}, expected {step}")
         yield batch
@@ -116,9 +115,7 @@ def _batches(job: Job, start_step: int) -> Iterator[dict[str, np.ndarray]]:
         raise RuntimeError(f"the stream ended after step {step + 1} of {job.total_steps}")
 
 
-def _to_device(
-    batch: dict[str, np.ndarray], device: torch.device
-) -> tuple[Tensor, Tensor | None]:
+def _to_device(batch: dict[str, np.ndarray], device: torch.device) -> tuple[Tensor, Tensor | None]:
     def move(array: np.ndarray) -> Tensor:
         tensor = torch.from_numpy(np.require(array, requirements=["C", "W"]))
         if device.type == "cuda":
@@ -128,7 +125,7 @@ def _to_device(
     return move(batch["image"]), move(batch["label"]) if "label" in batch else None
 
 
-def _restore(job: Job, device: torch.device) -> tuple[nn.Module, torch.optim.Optimizer, int]:
+def _restore(job: Job, device: torch.device) -> tuple[Model, torch.optim.Optimizer, int]:
     """The model and optimizer as the latest checkpoint left them, or at their start."""
     config = job.config
     model = METHODS[config.method].build(config, num_classes=len(job.classes))
@@ -137,13 +134,13 @@ def _restore(job: Job, device: torch.device) -> tuple[nn.Module, torch.optim.Opt
     if latest is not None:
         restored, _ = checkpoint.load(checkpoint.step_folder(job.run, latest))
         model.load_state_dict(restored.model)
-    elif (weights := ray.get(job.encoder_weights)) is not None:
+    elif (weights := _fetch(job.encoder_weights)) is not None:
         encoders.load_weights(model.encoder, weights)
     if config.model.norm == "sync":
-        model = distributed.convert_sync_batchnorm(model)
+        distributed.convert_sync_batchnorm(model)
     elif config.model.norm == "frozen":
         encoders.freeze_norm(model.encoder)
-    model = model.to(device, memory_format=torch.channels_last).train()
+    model.to(device=device, memory_format=torch.channels_last).train()  # type: ignore[call-overload]
     optimizer = torch.optim.SGD(
         optim.parameter_groups(
             model,
@@ -163,7 +160,11 @@ def _restore(job: Job, device: torch.device) -> tuple[nn.Module, torch.optim.Opt
     return model, optimizer, latest or 0
 
 
-def _replicate(model: nn.Module) -> nn.Module:
+def _fetch(reference: Any) -> Any:
+    return ray.get(reference)
+
+
+def _replicate(model: Model) -> nn.Module:
     """The model behind gradient averaging; BatchNorm's buffers agree already or stay local."""
     if not dist.is_initialized() or dist.get_world_size() == 1:
         return model
@@ -200,7 +201,7 @@ def _check_finite(row: dict[str, float]) -> None:
 
 def _save(
     job: Job,
-    model: nn.Module,
+    model: Model,
     optimizer: torch.optim.Optimizer,
     step: int,
     log: RunLog | None,
@@ -214,7 +215,6 @@ def _save(
             f"(deviation {maps.deviation:.2g}); the last good checkpoint is kept"
         )
     folder = checkpoint.step_folder(job.run, step)
-    reported = None
     if log is not None:
         content = checkpoint.Checkpoint(
             method=job.config.method,
@@ -236,10 +236,7 @@ def _save(
             checkpoint.save(f"{job.run}/checkpoint", content)
         checkpoint.prune(job.run, job.config.run.keep_checkpoints)
         log.checkpoint_written(step, maps, seconds=time.perf_counter() - started)
-        reported = ray.train.Checkpoint(folder)
+    # Ray is told where the checkpoint lies but does not manage it: only then is it whole or absent.
     ray.train.report(
-        {"step": step, "polarity_margin": maps.polarity_margin},
-        checkpoint=reported,
-        checkpoint_dir_name=f"step-{step:08d}",
-        checkpoint_upload_mode=ray.train.CheckpointUploadMode.NO_UPLOAD,
+        {"step": step, "polarity_margin": maps.polarity_margin, "checkpoint_path": folder}
     )

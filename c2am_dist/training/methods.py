@@ -21,13 +21,14 @@ from c2am_dist.method.c2am import C2AM, C2AMLoss, c2am_loss
 from c2am_dist.method.classifier import Classifier
 from c2am_dist.method.encoders import build_encoder
 
+Model = C2AM | Classifier
 Autocast = Callable[[], contextlib.AbstractContextManager[object]]
 
 
 class Trainable(Protocol):
     """A method the loop can train."""
 
-    def build(self, config: TrainConfig, *, num_classes: int) -> nn.Module:
+    def build(self, config: TrainConfig, *, num_classes: int) -> Model:
         """The model, its encoder still random."""
         ...
 
@@ -50,7 +51,7 @@ class Trainable(Protocol):
 class ContrastiveMethod:
     """C2AM: contrast of foreground and background over the global batch."""
 
-    def build(self, config: TrainConfig, *, num_classes: int) -> nn.Module:
+    def build(self, config: TrainConfig, *, num_classes: int) -> Model:
         return C2AM(build_encoder(config.model.encoder), head_init=config.model.head_init)
 
     def backward(
@@ -79,9 +80,7 @@ class ContrastiveMethod:
         }
 
 
-def _contrast(
-    foreground: Tensor, background: Tensor, loss: LossConfig
-) -> tuple[C2AMLoss, int]:
+def _contrast(foreground: Tensor, background: Tensor, loss: LossConfig) -> tuple[C2AMLoss, int]:
     """This worker's rows of the loss, and the factor that makes their mean the whole loss."""
     foreground, background = foreground.float(), background.float()
     if loss.contrast == "worker":  # the published code's objective: it changes with the workers
@@ -117,9 +116,7 @@ def _accumulate(
     parts = images.chunk(config.optim.accumulation)
     with torch.no_grad(), autocast(), _running_statistics_kept(model):
         cached = [model(part) for part in parts]
-    foreground, background, activation = (
-        torch.cat(pieces) for pieces in zip(*cached, strict=True)
-    )
+    foreground, background, activation = (torch.cat(pieces) for pieces in zip(*cached, strict=True))
     foreground = foreground.float().requires_grad_()
     background = background.float().requires_grad_()
     losses, scale = _contrast(foreground, background, config.loss)
@@ -148,9 +145,7 @@ def _running_statistics_kept(model: nn.Module) -> Iterator[None]:
             norm.momentum = momentum
 
 
-def _without_sync(
-    model: nn.Module, *, unless: bool
-) -> contextlib.AbstractContextManager[object]:
+def _without_sync(model: nn.Module, *, unless: bool) -> contextlib.AbstractContextManager[object]:
     if isinstance(model, DistributedDataParallel) and not unless:
         return model.no_sync()
     return contextlib.nullcontext()
@@ -159,7 +154,7 @@ def _without_sync(
 class ClassifierMethod:
     """Cross entropy on the shards' labels: supervised pretraining for an encoder."""
 
-    def build(self, config: TrainConfig, *, num_classes: int) -> nn.Module:
+    def build(self, config: TrainConfig, *, num_classes: int) -> Model:
         return Classifier(build_encoder(config.model.encoder), num_classes=num_classes)
 
     def backward(

@@ -15,6 +15,10 @@ if TYPE_CHECKING:
     from c2am_dist.training.loop import Job
 
 
+CELL_PX = 16
+"""Pixels a map cell spans: the encoders' output stride."""
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class MapSurvey:
     polarity: str
@@ -37,12 +41,12 @@ def survey(job: "Job", model: nn.Module) -> MapSurvey:
     Each worker maps its share of ``run.polarity_images`` images, in inference mode as labeling
     will, so that the polarity stored is that of the maps labeling sees.
     """
-    maps = torch.cat(_gather(_local_maps(job, model)))
+    maps, maps_of_shifted = torch.cat(_gather(_local_maps(job, model)), dim=1)
     polarity, margin = activation.vote(int(activation.border_votes(maps).sum()), len(maps))
     return MapSurvey(
         polarity=polarity.value,
         polarity_margin=margin,
-        border_lock=activation.border_lock(activation.orient(maps, polarity)),
+        border_lock=activation.border_lock(maps, maps_of_shifted),
         deviation=float(maps.std(dim=(1, 2, 3)).mean()),
         is_collapsed=activation.is_collapsed(maps),
     )
@@ -50,25 +54,33 @@ def survey(job: "Job", model: nn.Module) -> MapSurvey:
 
 @torch.no_grad()
 def _local_maps(job: "Job", model: nn.Module) -> Tensor:
+    """Maps of this worker's images as they are, and of the same images rolled around."""
     context = ray.train.get_context()
     rank, world_size = context.get_world_rank(), context.get_world_size()
     data, device = job.config.data, next(model.parameters()).device
     sample = stream.sample(job.row_groups, num_images=job.config.run.polarity_images, data=data)
     size = job.config.optim.batch_size // (world_size * job.config.optim.accumulation)
     is_mixed = job.config.optim.precision == "bf16"
-    maps = []
+
+    def map_of(batch: Tensor) -> Tensor:
+        with torch.autocast(device.type, torch.bfloat16, enabled=is_mixed):
+            return model(batch)[2].float().cpu()
+
+    pairs = []
     model.eval()
     for start in range(rank * size, len(sample), world_size * size):
         pixels = torch.stack([torch.from_numpy(i) for i in sample[start : start + size]])
-        with torch.autocast(device.type, torch.bfloat16, enabled=is_mixed):
-            maps.append(model(images.normalise(pixels.to(device)))[2].float().cpu())
+        batch = images.normalise(pixels.to(device))
+        shifted = activation.shift_half(batch, cell_px=CELL_PX)
+        pairs.append(torch.stack([map_of(batch), map_of(shifted)]))
     model.train()
-    return torch.cat(maps) if maps else torch.empty(0, 1, 1, 1)
+    return torch.cat(pairs, dim=1) if pairs else torch.empty(2, 0, 1, 1, 1)
 
 
 def _gather(maps: Tensor) -> list[Tensor]:
+    """The maps of every worker; one that had no image left contributes none."""
     if not dist.is_initialized():
         return [maps]
     gathered: list[Tensor | None] = [None] * dist.get_world_size()
     dist.all_gather_object(gathered, maps)
-    return [part for part in gathered if part is not None and len(part)]
+    return [part for part in gathered if part is not None and part.shape[1]]

@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
 from c2am_dist import storage
+from c2am_dist.method.activation import LOCKED_SHARE
 from c2am_dist.training.polarity import MapSurvey
 
 if TYPE_CHECKING:
@@ -24,9 +25,6 @@ logger = logging.getLogger(__name__)
 
 THIN_MARGIN = 0.1
 """A vote closer to even than this is warned about."""
-
-BORDER_LOCK = 0.5
-"""Above this the maps follow the image border rather than its content."""
 
 
 class Window:
@@ -168,10 +166,10 @@ def warnings_of(maps: MapSurvey) -> list[str]:
             f"polarity is uncertain: the vote's margin is {maps.polarity_margin:.2f} of 0.5; "
             "look at the maps before labeling"
         )
-    if maps.border_lock > BORDER_LOCK:
+    if maps.border_lock > LOCKED_SHARE:
         found.append(
             f"the maps are locked to the image border (border lock {maps.border_lock:.2f}): "
-            "they share one frame-like pattern whatever the image. This happens without a "
-            "pretrained encoder (model.weights)"
+            "they stay in place when the content of the images moves. Start from a pretrained "
+            "encoder (model.weights)"
         )
     return found
