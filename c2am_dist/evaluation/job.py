@@ -22,6 +22,7 @@ from c2am_dist.config import EvaluateConfig
 from c2am_dist.evaluation import inputs
 from c2am_dist.evaluation.inputs import Annotations, Unit
 from c2am_dist.evaluation.tally import Tally
+from c2am_dist.method.contours import compile_scan
 from c2am_dist.method.metrics import (
     CENTRE_SIDES,
     IOU_LEVELS,
@@ -75,6 +76,7 @@ def evaluate(config: EvaluateConfig) -> Metrics:
 
 
 def _score(units: list[Unit], annotations: Annotations) -> Tally:
+    compile_scan()  # here once, into numba's cache, instead of in every worker
     score = functools.partial(_score_unit, annotations=ray.put(annotations))
     rows = [dataclasses.asdict(unit) for unit in units]
     dataset = ray.data.from_items(rows, override_num_blocks=len(rows)).map(score)
