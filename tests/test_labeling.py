@@ -17,7 +17,7 @@ from c2am_dist import checkpoint, schema
 from c2am_dist.checkpoint import Checkpoint, CheckpointError
 from c2am_dist.config import LabelConfig, digest
 from c2am_dist.labeling import label
-from c2am_dist.labeling.job import _block_bytes
+from c2am_dist.labeling.pipeline import _block_bytes
 from c2am_dist.labeling.stages import ModelActor, decode_run
 from c2am_dist.method.activation import Polarity
 from c2am_dist.method.boxes import to_protocol
@@ -259,7 +259,7 @@ def test_runs_are_decoded_in_whole_batches_across_row_groups(tmp_path: Path):
 def test_blocks_hold_whole_batches(ray_cluster: None, sizes_px: Sequence[int], batch_size: int):
     from ray.data._internal.output_buffer import BlockOutputBuffer, OutputBlockSizeOption
 
-    target = _block_bytes(sizes_px, batch_size)
+    target = _block_bytes(sizes_px, batch_size, at_most=16 * 2**20)
     buffer = BlockOutputBuffer(OutputBlockSizeOption(target_max_block_size=target))
     batch = {
         f"pixels_{k}": np.zeros((batch_size, px, px, 3), np.uint8) for k, px in enumerate(sizes_px)

@@ -1,0 +1,143 @@
+"""Labeling throughput, once running, against a bare loop of decoding and forward passes.
+
+Both read the same shards of real JPEGs on the same cores. The bare loop decodes a batch with
+one thread a core, then runs the same model with as many threads; it makes no boxes, encodes no
+PNG and writes nothing. Labeling is timed from its first finished file to its last, so that
+starting Ray's processes does not count; that time is reported beside it.
+"""
+
+import itertools
+import statistics
+import tempfile
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+
+from c2am_dist import checkpoint
+from c2am_dist.checkpoint import Checkpoint
+from c2am_dist.config import LabelConfig
+from c2am_dist.data import shards
+from c2am_dist.labeling import label
+from c2am_dist.method import images
+from c2am_dist.method.c2am import C2AM
+from c2am_dist.method.encoders import build_encoder
+from tests.bench.cluster import local_ray
+from tests.conftest import SHARED
+
+ENCODER, SIZE_PX, BATCH = "resnet18", 224, 32
+SHARD_IMAGES, NUM_SHARDS, NUM_ROUNDS = 64, 9, 3
+
+
+def write_shards(folder: Path, num_shards: int, shard_images: int) -> None:
+    """Shards of the ImageNet samples, cycled, in row groups of about 4 MiB."""
+    files = sorted((SHARED / "data" / "imagenet-samples").glob("*.JPEG"))
+    samples = itertools.cycle([file.read_bytes() for file in files])
+    folder.mkdir()
+    for shard in range(num_shards):
+        ids = [f"{shard:04d}-{i:06d}" for i in range(shard_images)]
+        encoded = list(itertools.islice(samples, shard_images))
+        table = pa.table({"image_id": ids, "image": pa.array(encoded, pa.binary())})
+        pq.write_table(table, folder / f"{shard:04d}.parquet", row_group_size=36)
+
+
+def save_model(folder: Path, encoder: str) -> C2AM:
+    """Saves random weights whose BatchNorm has seen data, so that no value overflows."""
+    torch.manual_seed(0)
+    model = C2AM(build_encoder(encoder)).train()
+    with torch.no_grad():
+        for _ in range(4):
+            model(torch.randn(4, 3, 96, 96))
+    saved = Checkpoint(
+        method="c2am", encoder=encoder, model=model.state_dict(), optimizer={}, step=1,
+        total_steps=1, classes=[], polarity="foreground", polarity_margin=0.5, border_lock=0.0,
+        crop_px=SIZE_PX, weights_sha256="", config="{}",
+    )  # fmt: skip
+    checkpoint.save(str(folder), saved)
+    return model.eval()
+
+
+def bare_rate(model: C2AM, folder: Path, num_threads: int) -> float:
+    """Images per second of decode + forward, batch after batch, first batch not counted."""
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    model = model.to(device, memory_format=torch.channels_last)  # type: ignore
+    torch.set_num_threads(num_threads)
+
+    def decode(data: bytes) -> np.ndarray:
+        image = images.decode(data, min_side_px=SIZE_PX)
+        return images.resize_square(image, SIZE_PX)
+
+    def batches():
+        pending: list[bytes] = []
+        for group in shards.index([str(folder)]):
+            pending += shards.read(group, ["image"])["image"].to_pylist()
+            while len(pending) >= BATCH:
+                yield pending[:BATCH]
+                pending = pending[BATCH:]
+
+    started, num_images = 0.0, 0
+    with ThreadPoolExecutor(num_threads) as pool, torch.inference_mode():
+        for step, encoded in enumerate(batches()):
+            pixels = torch.from_numpy(np.stack(list(pool.map(decode, encoded)))).to(device)
+            with torch.autocast(device.type, torch.bfloat16):
+                model(images.normalise(pixels))[2].float().cpu()
+            if step == 0:
+                started = time.perf_counter()
+            else:
+                num_images += len(encoded)
+    return num_images / (time.perf_counter() - started)
+
+
+def labeling_rate(config: LabelConfig) -> tuple[float, float]:
+    """Images per second from the first finished label file to the last, and s to the first."""
+    started = time.time()
+    label(config)
+    times = sorted(file.stat().st_mtime for file in Path(config.output).glob("*.parquet"))
+    rows = SHARD_IMAGES * (len(times) - 1)
+    return rows / (times[-1] - times[0]), times[0] - started
+
+
+def run() -> list[dict]:
+    bare, labeling, first = [], [], []
+    with local_ray() as cpus, tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        write_shards(folder / "shards", NUM_SHARDS, SHARD_IMAGES)
+        model = save_model(folder / "model", ENCODER)
+        for step in range(NUM_ROUNDS):  # in turn, so that other load meets both
+            bare.append(bare_rate(model, folder / "shards", cpus))
+            config = LabelConfig(
+                checkpoint=str(folder / "model"),
+                input=(str(folder / "shards"),),
+                output=str(folder / f"labels-{step}"),
+                batch_size=BATCH,
+                precision="bf16",
+            )
+            rate, first_s = labeling_rate(config)
+            labeling.append(rate)
+            first.append(first_s)
+    ratio = statistics.median(labeling) / statistics.median(bare)
+    listed = [" ".join(f"{rate:.1f}" for rate in rates) for rates in (labeling, bare)]
+    return [
+        {
+            "name": "labeling / bare decode + forward, once running",
+            "ratio": ratio,
+            "target": 0.85,
+            "detail": f"{ENCODER}, {SIZE_PX} px, batch {BATCH}, bf16, {cpus} CPUs; images/s: "
+            f"labeling {listed[0]}, bare {listed[1]}",
+        },
+        {
+            "name": "labeling: seconds to the first finished file",
+            "value": statistics.median(first),
+            "target": None,
+            "detail": f"{SHARD_IMAGES} images a file; includes starting actors, not Ray itself",
+        },
+    ]
+
+
+if __name__ == "__main__":
+    for row in run():
+        print(row)
