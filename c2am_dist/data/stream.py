@@ -64,12 +64,15 @@ def batches(
         _read_window, windows=windows, seed=seed, batch_size=batch_size, columns=columns
     )
     decode = functools.partial(_decode_block, data=data, seed=seed, classes=tuple(classes))
-    return (
+    dataset = (
         ray.data.range(len(windows), override_num_blocks=len(windows))
         .map_batches(read, batch_size=None, batch_format="numpy")
         .repartition(target_num_rows_per_block=batch_size // num_workers, strict=True)
         .map_batches(decode, batch_size=None, batch_format="pyarrow", concurrency=data.decode_tasks)
     )
+    context = dataset.context  # the loop shows the progress, not the stream
+    context.enable_progress_bars = context.print_on_execution_start = False
+    return dataset
 
 
 def _read_window(

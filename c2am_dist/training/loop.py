@@ -136,11 +136,11 @@ def _restore(job: Job, device: torch.device) -> tuple[Model, torch.optim.Optimiz
         model.load_state_dict(restored.model)
     elif (weights := _fetch(job.encoder_weights)) is not None:
         encoders.load_weights(model.encoder, weights)
-    if config.model.norm == "sync":
-        distributed.convert_sync_batchnorm(model)
-    elif config.model.norm == "frozen":
-        encoders.freeze_norm(model.encoder)
     model.to(device=device, memory_format=torch.channels_last).train()  # type: ignore[call-overload]
+    if config.model.norm == "frozen":
+        encoders.freeze_norm(model.encoder)
+    if config.model.norm != "worker":  # with a frozen encoder this leaves the head's
+        distributed.convert_sync_batchnorm(model)
     optimizer = torch.optim.SGD(
         optim.parameter_groups(
             model,

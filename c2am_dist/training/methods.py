@@ -110,8 +110,8 @@ def _accumulate(
     First every micro-batch runs without a graph, and the loss of all their representations
     gives the gradient of each; then each runs again and back-propagates its share (Gao et
     al. 2021, "GradCache", arXiv:2101.06983). The encoder runs forward twice; the contrast
-    spans the same pairs as without accumulation. BatchNorm in training mode normalises each
-    micro-batch by itself, so only a frozen one gives exactly the same gradients.
+    spans the same pairs as without accumulation. BatchNorm in training mode, the head's always,
+    normalises each micro-batch by itself: in that, and only that, gradients differ.
     """
     parts = images.chunk(config.optim.accumulation)
     with torch.no_grad(), autocast(), _running_statistics_kept(model):
