@@ -27,6 +27,8 @@ class CheckpointError(ValueError):
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class Checkpoint:
+    """What a run needs to go on, and labeling to use its model."""
+
     method: str
     """``c2am`` or ``classifier``."""
     encoder: str
@@ -119,6 +121,12 @@ def find(uri: str) -> str:
 
 
 def read_manifest(folder: str) -> dict[str, Any]:
+    """The manifest of a checkpoint folder.
+
+    Raises:
+        FileNotFoundError: there is none.
+        CheckpointError: it cannot be read, or is of another format; names the file.
+    """
     uri = storage.join(folder, "manifest.json")
     try:
         manifest = json.loads(storage.read_bytes(uri))
@@ -132,6 +140,7 @@ def read_manifest(folder: str) -> dict[str, Any]:
 
 
 def step_folder(run: str, step: int) -> str:
+    """Where a run keeps its intermediate checkpoint of a step."""
     return storage.join(run, "checkpoints", f"step-{step:08d}")
 
 

@@ -23,6 +23,8 @@ _GLOB = re.compile(r"[*?\[]")
 
 @dataclasses.dataclass(frozen=True, slots=True, order=True)
 class File:
+    """A file that was listed: its absolute URI and its size."""
+
     uri: str
     size_bytes: int
 
@@ -91,6 +93,7 @@ def _uri(uri: str, path: str) -> str:
 
 
 def exists(uri: str) -> bool:
+    """Whether a file or folder is there; an object store has folders only around objects."""
     filesystem, path = resolve(uri)
     return filesystem.get_file_info(path).type != pafs.FileType.NotFound
 
@@ -233,5 +236,6 @@ def _create_object(filesystem: pafs.FileSystem, path: str) -> Iterator[pa.Native
 
 
 def delete_folder(uri: str) -> None:
+    """Deletes a folder and all in it; raises OSError where there is none."""
     filesystem, path = resolve(uri)
     filesystem.delete_dir(path)

@@ -37,6 +37,8 @@ class ShardResult:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Summary:
+    """How a prepare job went; ``num_images`` counts those in shards."""
+
     num_images: int
     num_shards: int
     num_bytes: int

@@ -25,6 +25,8 @@ Rng = np.random.Generator
 
 
 class Sample(NamedTuple):
+    """A generated image and what is known of it."""
+
     image: Array
     """uint8, h w 3, RGB."""
     mask: Array

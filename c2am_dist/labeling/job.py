@@ -47,6 +47,8 @@ THIN_MARGIN = 0.1
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class LabelReport:
+    """How a labeling job went."""
+
     num_images: int
     num_errors: int
     """Images that could not be labeled; their rows say why."""

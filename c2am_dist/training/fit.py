@@ -25,6 +25,8 @@ logger = logging.getLogger(__name__)
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class FitResult:
+    """Where a finished run lies."""
+
     run: str
     """URI of the run's folder."""
     checkpoint: str

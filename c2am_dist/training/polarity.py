@@ -21,10 +21,16 @@ CELL_PX = 16
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class MapSurvey:
+    """What the maps of the sample say; all workers hold the same."""
+
     polarity: str
+    """What raw P highlights: ``foreground`` or ``background``; empty without a map."""
     polarity_margin: float
+    """Share of the votes beyond one half, in [0, 0.5]."""
     border_lock: float
+    """See `activation.border_lock`, in [0, 1]."""
     deviation: float
+    """Mean over images of P's standard deviation within the map."""
     is_collapsed: bool
 
     @classmethod

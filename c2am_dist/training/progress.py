@@ -103,6 +103,7 @@ class RunLog:
             print(f"resuming at step {start_step} of {job.total_steps}", flush=True)
 
     def write(self, row: dict[str, float]) -> None:
+        """Keeps a row of metrics, and prints a line of it with the time left."""
         self.file.write(json.dumps(row) + "\n")
         for name, value in row.items():
             if name != "step":
@@ -122,6 +123,7 @@ class RunLog:
         )
 
     def checkpoint_written(self, step: int, maps: MapSurvey, *, seconds: float) -> None:
+        """Says so, warns of doubtful maps, and publishes the record where storage is remote."""
         print(f"checkpoint at step {step} ({seconds:.1f} s) {describe(maps)}", flush=True)
         for warning in warnings_of(maps):
             logger.warning(warning)
@@ -150,6 +152,7 @@ def _rows_until(uri: str, step: int) -> list[dict[str, float]]:
 
 
 def describe(maps: MapSurvey) -> str:
+    """A survey in a few words; empty without a map."""
     if not maps.polarity:
         return ""
     return (
