@@ -111,8 +111,9 @@ class OptimConfig:
     """Polynomial decay: lr * (1 - step / steps) ** power."""
     train_norm_affine: bool = True
     """Train BatchNorm's weight and bias. The published code leaves them out."""
-    precision: Literal["bf16", "float32"] = "bf16"
-    """Autocast type of the forward pass; the loss is float32 either way."""
+    precision: Literal["auto", "bf16", "float32"] = "auto"
+    """Autocast type of the forward pass; the loss is float32 either way. ``auto`` is bf16 on
+    GPUs and on CPUs with AMX, float32 on others, where bf16 is slower."""
     compile: bool = False
     """Compile the encoder with torch.compile."""
 
@@ -245,7 +246,7 @@ class LabelConfig:
     batch_size: int = 32
     """Images a forward pass."""
     num_actors: int | None = None
-    """Model actors; one per GPU, or half the CPUs, if unset."""
+    """Model actors; one per GPU, or one per CPU where there is none, if unset."""
     precision: Literal["bf16", "float32"] = "float32"
     """Autocast type of the forward pass."""
     max_megapixels: float = 100.0
@@ -330,14 +331,20 @@ def override(config: Config, values: Mapping[str, Any]) -> Config:
     Raises:
         ValueError: a path names no field, or a value is out of range.
     """
+    fields = dataclasses.fields(config) if dataclasses.is_dataclass(config) else ()  # type: ignore
+    changes: dict[str, Any] = {}
+    nested: dict[str, dict[str, Any]] = {}  # applied together: values are checked together
     for path, value in values.items():
         head, _, rest = path.partition(".")
-        fields = dataclasses.fields(config) if dataclasses.is_dataclass(config) else ()
         if head not in {field.name for field in fields}:
             raise ValueError(f"{path}: {type(config).__name__} has no field {head!r}")
-        new = override(getattr(config, head), {rest: value}) if rest else value
-        config = dataclasses.replace(config, **{head: new})  # type: ignore
-    return config
+        if rest:
+            nested.setdefault(head, {})[rest] = value
+        else:
+            changes[head] = value
+    for head, inner in nested.items():
+        changes[head] = override(getattr(config, head), inner)
+    return dataclasses.replace(config, **changes)  # type: ignore
 
 
 PRESETS: dict[str, TrainConfig] = {

@@ -1,4 +1,4 @@
-"""The whole main job on generated images: python jobs/quickstart.py
+"""The whole main job on generated images: python jobs/quickstart.py.
 
 Generates images, then does what a user with own data and no checkpoint would do, with the
 same functions as the other jobs: shards, a briefly pretrained encoder, C2AM without labels,
@@ -29,18 +29,18 @@ from c2am_dist.config import (
 class Quickstart:
     output: str = "runs/quickstart"
     """Local folder for everything; one left by an earlier quickstart is replaced."""
-    num_train: int = 4000
+    num_train: int = 3200
     """Generated images to train on."""
-    num_val: int = 1000
+    num_val: int = 600
     """Generated images to label and score."""
     size_px: int = 128
     """Side of the generated images."""
     seed: int = 0
     """Seeds the images and the training."""
-    pretrain_epochs: float = 5.0
+    pretrain_epochs: float = 3.0
     """Epochs of classifier training."""
-    c2am_epochs: float = 2.0
-    """Epochs of C2AM training."""
+    c2am_steps: int = 40
+    """Steps of C2AM training."""
     num_workers: int = 2
     """Ray Train workers."""
 
@@ -49,11 +49,8 @@ def train_config(job: Quickstart, name: str, values: dict[str, Any]) -> TrainCon
     """What the three trainings share, and what one of them sets."""
     common = {
         "data.train": (f"{job.output}/shards/train",),
-        "data.resize_px": 112,
-        "data.crop_px": 96,
         "model.encoder": "resnet18",
-        "model.norm": "worker",
-        "optim.batch_size": 64,
+        "optim.batch_size": 32,
         "scaling.num_workers": job.num_workers,
         "run.storage": job.output,
         "run.seed": job.seed,
@@ -144,13 +141,22 @@ def main() -> None:
         {
             "method": "classifier",
             "model.weights": "none",
+            "data.resize_px": 72,
+            "data.crop_px": 64,
+            "model.norm": "worker",
             "optim.epochs": job.pretrain_epochs,
-            "optim.lr": 0.05,
+            "optim.lr": 0.02,
             "optim.head_lr_factor": 1.0,
         },
     )
     encoder = train("pretrain an encoder: classifier on the generated labels", pretraining)
-    learning = {"optim.epochs": job.c2am_epochs, "optim.lr": 1e-3}
+    learning = {
+        "data.resize_px": 140,
+        "data.crop_px": 128,
+        "model.norm": "frozen",
+        "optim.max_steps": job.c2am_steps,
+        "optim.lr": 1e-3,
+    }
     random = train_config(job, "random", {**learning, "model.weights": "none"})
     random_checkpoint = train("C2AM from a random encoder, for comparison", random)
     pretrained = train_config(

@@ -182,12 +182,14 @@ def make_row(
         found = pixel_boxes(boxes, (height, width)) if boxes else (None, None)
     except ValueError as error:
         raise ValueError(f"annotation: {error}") from error
+    classes = {name for name in found[1] or () if name is not None}
     return {
         "image_id": item.image_id,
         "image": image,
         "width": width,
         "height": height,
-        "label": item.label,
+        # An image whose objects are all of one class is of that class.
+        "label": item.label or (classes.pop() if len(classes) == 1 else None),
         "boxes": found[0],
         "box_labels": found[1],
         "mask": None if mask is None else _mask_png(item, mask, (height, width)),

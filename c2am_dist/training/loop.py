@@ -1,11 +1,10 @@
 """What every training worker does: batch, model, gather, loss, step, report."""
 
-import contextlib
 import dataclasses
 import math
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -22,7 +21,7 @@ from c2am_dist.config import TrainConfig, to_json
 from c2am_dist.data import stream
 from c2am_dist.data.shards import RowGroup
 from c2am_dist.method import encoders, images, optim
-from c2am_dist.training.methods import METHODS, Model
+from c2am_dist.training.methods import METHODS, Autocast, Model
 from c2am_dist.training.polarity import MapSurvey, survey
 from c2am_dist.training.progress import RunLog, Window
 
@@ -95,7 +94,7 @@ def _train(
                 log.write(row)
             _check_finite(row)
         if done % config.run.checkpoint_every == 0 or done == job.total_steps:
-            _save(job, model, optimizer, done, log)
+            _save(job, model, optimizer, done, log, autocast)
             window.restart()
 
 
@@ -171,10 +170,10 @@ def _replicate(model: Model) -> nn.Module:
     return DistributedDataParallel(model, forward_sync_buffers=False, gradient_as_bucket_view=True)
 
 
-def _autocast(
-    config: TrainConfig, device: torch.device
-) -> Callable[[], contextlib.AbstractContextManager[object]]:
-    is_mixed = config.optim.precision == "bf16"
+def _autocast(config: TrainConfig, device: torch.device) -> Autocast:
+    precision = config.optim.precision
+    has_bf16_units = device.type == "cuda" or torch.cpu._is_amx_tile_supported()
+    is_mixed = precision == "bf16" or (precision == "auto" and has_bf16_units)
     return lambda: torch.autocast(device.type, torch.bfloat16, enabled=is_mixed)
 
 
@@ -205,10 +204,11 @@ def _save(
     optimizer: torch.optim.Optimizer,
     step: int,
     log: RunLog | None,
+    autocast: Autocast,
 ) -> None:
     """Measures the maps on all workers; the first writes the checkpoint and reports it."""
     started = time.perf_counter()
-    maps = survey(job, model) if job.config.method == "c2am" else MapSurvey.none()
+    maps = survey(job, model, autocast) if job.config.method == "c2am" else MapSurvey.none()
     if maps.is_collapsed:
         raise TrainingStopped(
             f"the activation map has collapsed at step {step}: P is the same everywhere "

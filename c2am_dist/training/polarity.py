@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from c2am_dist.data import stream
 from c2am_dist.method import activation, images
+from c2am_dist.training.methods import Autocast
 
 if TYPE_CHECKING:
     from c2am_dist.training.loop import Job
@@ -41,13 +42,13 @@ class MapSurvey:
         )
 
 
-def survey(job: "Job", model: nn.Module) -> MapSurvey:
+def survey(job: "Job", model: nn.Module, autocast: Autocast) -> MapSurvey:
     """Polarity by vote, collapse and border lock, the same on every worker.
 
     Each worker maps its share of ``run.polarity_images`` images, in inference mode as labeling
     will, so that the polarity stored is that of the maps labeling sees.
     """
-    maps, maps_of_shifted = torch.cat(_gather(_local_maps(job, model)), dim=1)
+    maps, maps_of_shifted = torch.cat(_gather(_local_maps(job, model, autocast)), dim=1)
     polarity, margin = activation.vote(int(activation.border_votes(maps).sum()), len(maps))
     return MapSurvey(
         polarity=polarity.value,
@@ -59,17 +60,16 @@ def survey(job: "Job", model: nn.Module) -> MapSurvey:
 
 
 @torch.no_grad()
-def _local_maps(job: "Job", model: nn.Module) -> Tensor:
+def _local_maps(job: "Job", model: nn.Module, autocast: Autocast) -> Tensor:
     """Maps of this worker's images as they are, and of the same images rolled around."""
     context = ray.train.get_context()
     rank, world_size = context.get_world_rank(), context.get_world_size()
     data, device = job.config.data, next(model.parameters()).device
     sample = stream.sample(job.row_groups, num_images=job.config.run.polarity_images, data=data)
     size = job.config.optim.batch_size // (world_size * job.config.optim.accumulation)
-    is_mixed = job.config.optim.precision == "bf16"
 
     def map_of(batch: Tensor) -> Tensor:
-        with torch.autocast(device.type, torch.bfloat16, enabled=is_mixed):
+        with autocast():
             return model(batch)[2].float().cpu()
 
     pairs = []

@@ -1,0 +1,203 @@
+import contextlib
+import dataclasses
+import json
+import math
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+from c2am_dist import checkpoint
+from c2am_dist.config import TrainConfig, override
+from c2am_dist.training import fit
+from c2am_dist.training.loop import TrainingStopped
+from c2am_dist.training.methods import METHODS
+from tests.images import write_shards
+
+BASE = {
+    "data.resize_px": 40,
+    "data.crop_px": 32,
+    "data.shuffle_images": 16,
+    "model.encoder": "resnet18",
+    "model.weights": "none",
+    "optim.batch_size": 8,
+    "optim.max_steps": 6,
+    "optim.epochs": 100.0,
+    "optim.precision": "float32",
+    "scaling.num_workers": 2,
+    "scaling.cpus_per_worker": 0.5,
+    "run.checkpoint_every": 3,
+    "run.log_every": 1,
+    "run.polarity_images": 12,
+    "run.max_failures": 0,
+}
+
+
+@pytest.fixture(scope="module")
+def image_set(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return write_shards(tmp_path_factory.mktemp("shards"), 24)
+
+
+@pytest.fixture(scope="module")
+def config(image_set: str, tmp_path_factory: pytest.TempPathFactory) -> TrainConfig:
+    storage = str(tmp_path_factory.mktemp("runs"))
+    values = {**BASE, "data.train": (image_set,), "run.storage": storage}
+    return override(TrainConfig(), {**values, "run.name": "two"})
+
+
+@pytest.fixture(scope="module")
+def two_workers(ray_cluster, config: TrainConfig) -> Path:
+    """The folder of a finished run of two workers."""
+    return Path(fit(config).run)
+
+
+def _rows(run: Path) -> list[dict[str, float]]:
+    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+
+
+def _assert_close(one: checkpoint.Checkpoint, other: checkpoint.Checkpoint, rtol: float) -> None:
+    assert one.model.keys() == other.model.keys()
+    for name, tensor in one.model.items():
+        torch.testing.assert_close(tensor, other.model[name], rtol=rtol, atol=rtol, msg=name)
+
+
+def test_a_run_leaves_checkpoints_metrics_and_events(two_workers: Path, config: TrainConfig):
+    assert checkpoint.steps(str(two_workers)) == [3, 6]
+    final, _ = checkpoint.load(str(two_workers / "checkpoint"))
+    assert (final.step, final.total_steps, final.encoder) == (6, 6, "resnet18")
+    assert final.polarity in ("foreground", "background")
+    assert 0 <= final.polarity_margin <= 0.5
+    assert json.loads(final.config)["optim"]["batch_size"] == config.optim.batch_size
+    rows = _rows(two_workers)
+    assert [row["step"] for row in rows] == [1, 2, 3, 4, 5, 6]
+    for row in rows:
+        terms = ("positive_foreground", "positive_background", "negative")
+        assert math.isclose(row["loss"], sum(row[term] for term in terms), rel_tol=1e-5)
+        assert 0 < row["activation_mean"] < 1 and row["images_per_s"] > 0
+        assert 0 <= row["data_wait_fraction"] <= 1
+    assert list((two_workers / "tensorboard").glob("events.*"))
+    assert not list(two_workers.glob(".ray-*"))
+
+
+def test_one_worker_trains_to_the_same_weights_as_two(two_workers: Path, config: TrainConfig):
+    """The same batches, synchronised BatchNorm and a contrast over the global batch."""
+    alone = override(config, {"scaling.num_workers": 1, "run.name": "one"})
+    one = Path(fit(alone).run)
+    for ours, theirs in zip(_rows(one), _rows(two_workers), strict=True):
+        assert math.isclose(ours["loss"], theirs["loss"], rel_tol=1e-4)
+    _assert_close(checkpoint.load(str(one))[0], checkpoint.load(str(two_workers))[0], rtol=1e-3)
+
+
+def test_resuming_from_a_checkpoint_equals_never_stopping(two_workers: Path, config: TrainConfig):
+    interrupted = two_workers.parent / "interrupted"
+    shutil.copytree(two_workers, interrupted)
+    shutil.rmtree(interrupted / "checkpoint")
+    (interrupted / "checkpoints" / "step-00000006" / "manifest.json").unlink()
+    (interrupted / "config.json").unlink()
+    fit(override(config, {"run.name": "interrupted"}))
+    _assert_close(
+        checkpoint.load(str(interrupted))[0], checkpoint.load(str(two_workers))[0], rtol=1e-6
+    )
+    assert [row["step"] for row in _rows(interrupted)] == [1, 2, 3, 4, 5, 6]
+
+
+def test_the_same_command_again_finds_the_run_finished(two_workers: Path, config: TrainConfig):
+    before = (two_workers / "checkpoint" / "checkpoint.pt").stat().st_mtime_ns
+    assert fit(config).manifest["step"] == 6
+    assert (two_workers / "checkpoint" / "checkpoint.pt").stat().st_mtime_ns == before
+
+
+def test_another_config_under_the_same_name_is_refused(two_workers: Path, config: TrainConfig):
+    with pytest.raises(ValueError, match=r"optim\.lr was 0\.0001, now 0\.5"):
+        fit(override(config, {"optim.lr": 0.5}))
+
+
+def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_good_checkpoint(
+    two_workers: Path, config: TrainConfig
+):
+    broken = override(config, {"run.name": "broken", "optim.lr": 1e30, "scaling.num_workers": 1})
+    with pytest.raises(TrainingStopped, match=r"broken: the loss is nan at step|collapsed"):
+        fit(broken)
+    run = two_workers.parent / "broken"
+    assert not (run / "checkpoint").exists()
+
+
+def test_a_classifier_gives_c2am_its_encoder(two_workers: Path, config: TrainConfig):
+    pretraining = override(
+        config,
+        {
+            "method": "classifier",
+            "run.name": "classifier",
+            "optim.max_steps": 2,
+            "scaling.num_workers": 1,
+            "optim.accumulation": 2,
+        },
+    )
+    trained = fit(pretraining)
+    loaded, sha256 = checkpoint.load(trained.checkpoint)
+    assert len(loaded.classes) > 1 and loaded.polarity == ""
+    learning = override(
+        config,
+        {
+            "model.weights": trained.checkpoint,
+            "run.name": "from-classifier",
+            "optim.max_steps": 1,
+            "optim.accumulation": 2,
+            "scaling.num_workers": 1,
+        },
+    )
+    content, _ = checkpoint.load(fit(learning).checkpoint)
+    assert content.weights_sha256 == sha256
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"data.train": ("nowhere",)}, "nowhere: no such file"),
+        ({"optim.batch_size": 512}, "24 images, fewer than optim.batch_size"),
+        ({"model.weights": "no/such/file.pth"}, r"no/such/file\.pth: no such file"),
+        ({"model.weights": "IMAGENET9K_V1"}, "IMAGENET9K_V1"),
+        ({"model.encoder": "resnet34", "model.weights": "RUN"}, "model.weights.*RUN|missing"),
+    ],
+)
+def test_bad_input_is_refused_before_workers_start(
+    two_workers: Path, config: TrainConfig, changes: dict[str, object], message: str
+):
+    values = {
+        path: str(two_workers / "checkpoint") if value == "RUN" else value
+        for path, value in changes.items()
+    }
+    with pytest.raises((ValueError, OSError), match=message.replace("RUN", "two")):
+        fit(override(config, {"run.name": "refused", **values}))
+    assert not (two_workers.parent / "refused" / "config.json").exists()
+
+
+def test_accumulation_keeps_the_global_contrast():
+    """With every BatchNorm at rest, micro-batches give the gradients of the whole batch."""
+    torch.manual_seed(0)
+    method = METHODS["c2am"]
+    config = override(TrainConfig(), {"model.encoder": "resnet18", "optim.batch_size": 8})
+    model = method.build(config, num_classes=0).double().eval()
+    images = torch.randn(8, 3, 48, 48, dtype=torch.float64)
+
+    def gradients(accumulation: int) -> tuple[float, dict[str, torch.Tensor]]:
+        model.zero_grad()
+        optim = dataclasses.replace(config.optim, accumulation=accumulation)
+        terms = method.backward(
+            model,
+            images,
+            None,
+            config=dataclasses.replace(config, optim=optim),
+            autocast=contextlib.nullcontext,
+        )
+        found = {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
+        return terms["loss"].item(), found
+
+    whole_loss, whole = gradients(1)
+    loss, accumulated = gradients(4)
+    assert math.isclose(whole_loss, loss, rel_tol=1e-6)
+    assert whole.keys() == accumulated.keys()
+    for name, gradient in whole.items():
+        scale = gradient.abs().max().item()
+        torch.testing.assert_close(accumulated[name], gradient, rtol=1e-4, atol=1e-4 * scale)
