@@ -100,7 +100,7 @@ class ModelActor:
         polarity: Polarity,
         num_threads: int,
     ) -> None:
-        torch.set_num_threads(num_threads)
+        self._num_threads = num_threads
         self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self._model = ray.get(model).to(self._device)
         self._model.to(memory_format=torch.channels_last)  # type: ignore
@@ -109,6 +109,9 @@ class ModelActor:
 
     def __call__(self, block: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         """The block with ``activation`` (float32 n h w, in [0, 1]) in place of pixels."""
+        # Ray Data calls from another thread than it constructs in, and OpenMP's number of
+        # threads belongs to the calling thread.
+        torch.set_num_threads(self._num_threads)
         pixels = [block.pop(f"pixels_{k}") for k in range(len(self._config.scales))]
         step = self._config.batch_size
         activations = [
