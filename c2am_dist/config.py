@@ -113,7 +113,7 @@ class OptimConfig:
     """Train BatchNorm's weight and bias. The published code leaves them out."""
     precision: Literal["auto", "bf16", "float32"] = "auto"
     """Autocast type of the forward pass; the loss is float32 either way. ``auto`` is bf16 on
-    GPUs and on CPUs with AMX, float32 on others, where bf16 is slower."""
+    GPUs and on CPUs with AVX512-BF16 (or AMX), float32 on others, which would emulate it."""
     compile: bool = False
     """Compile the encoder with torch.compile."""
 
@@ -211,9 +211,7 @@ class TrainConfig:
     def check_complete(self) -> None:
         """Raises ValueError naming the first field that has no default and was not given."""
         _require(bool(self.data.train), "data.train", "given (--data.train URI)", "")
-        _require(
-            bool(self.model.weights), "model.weights", "given (a name, a URI or 'none')", ""
-        )
+        _require(bool(self.model.weights), "model.weights", "given (a name, a URI or 'none')", "")
         _require(bool(self.run.name), "run.name", "given (--run.name NAME)", "")
 
 

@@ -172,7 +172,7 @@ def _replicate(model: Model) -> nn.Module:
 
 def _autocast(config: TrainConfig, device: torch.device) -> Autocast:
     precision = config.optim.precision
-    has_bf16_units = device.type == "cuda" or torch.cpu._is_amx_tile_supported()
+    has_bf16_units = device.type == "cuda" or torch.cpu._is_avx512_bf16_supported()
     is_mixed = precision == "bf16" or (precision == "auto" and has_bf16_units)
     return lambda: torch.autocast(device.type, torch.bfloat16, enabled=is_mixed)
 
