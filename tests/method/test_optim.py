@@ -11,7 +11,7 @@ from c2am_dist.method.optim import parameter_groups, polynomial_lr
 def test_encoder_and_head_learn_at_their_own_rates(build):
     model = build(build_encoder("resnet18"))
     encoder, head = parameter_groups(
-        model, lr=0.1, head_lr_factor=10, weight_decay=1e-4, train_norm_affine=True
+        model, lr=0.1, head_lr_factor=10.0, weight_decay=1e-4, train_norm_affine=True
     )
     assert {id(p) for p in encoder["params"]} == {id(p) for p in model.encoder.parameters()}
     assert len(encoder["params"]) + len(head["params"]) == len(list(model.parameters()))
@@ -22,7 +22,7 @@ def test_encoder_and_head_learn_at_their_own_rates(build):
 def test_norm_affine_left_out_neither_trains_nor_requires_gradients():
     model = C2AM(build_encoder("resnet18"))
     groups = parameter_groups(
-        model, lr=0.1, head_lr_factor=10, weight_decay=0.0, train_norm_affine=False
+        model, lr=0.1, head_lr_factor=10.0, weight_decay=0.0, train_norm_affine=False
     )
     trained = {id(p) for group in groups for p in group["params"]}
     names = {name for name, p in model.named_parameters() if id(p) in trained}
@@ -35,7 +35,7 @@ def test_norm_affine_left_out_neither_trains_nor_requires_gradients():
 def test_convolution_biases_of_vgg_train_without_norm_affine():
     model = C2AM(build_encoder("vgg16"))
     encoder, head = parameter_groups(
-        model, lr=0.1, head_lr_factor=1, weight_decay=0.0, train_norm_affine=False
+        model, lr=0.1, head_lr_factor=1.0, weight_decay=0.0, train_norm_affine=False
     )
     assert len(encoder["params"]) == 26  # 13 convolutions with bias
     assert [tuple(p.shape) for p in head["params"]] == [(1, 512, 3, 3)]
@@ -44,7 +44,7 @@ def test_convolution_biases_of_vgg_train_without_norm_affine():
 def test_groups_suit_torch_optimizers():
     model = Classifier(build_encoder("resnet18"), 2)
     groups = parameter_groups(
-        model, lr=0.5, head_lr_factor=2, weight_decay=0.0, train_norm_affine=True
+        model, lr=0.5, head_lr_factor=2.0, weight_decay=0.0, train_norm_affine=True
     )
     before = model.fc.bias.detach().clone()
     optimizer = torch.optim.SGD(groups)

@@ -1,0 +1,68 @@
+"""A training step against the reference loop: the same model, loss and batch.
+
+The reference is float32, eager and NCHW; ours is bf16 autocast and channels-last, as the
+training job runs, and the same with torch.compile where a C++ compiler is there.
+"""
+
+import shutil
+import statistics
+import time
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from c2am_dist.method.c2am import C2AM, c2am_loss
+from c2am_dist.method.encoders import build_encoder
+
+ENCODER, SIZE_PX, BATCH, ROUNDS = "resnet50", 224, 32, 3
+
+
+def make_step(*, is_ours: bool, is_compiled: bool = False) -> Callable[[], float]:
+    """A function that does one step and returns its loss."""
+    torch.manual_seed(0)
+    model = C2AM(build_encoder(ENCODER)).train()
+    batch = torch.randn(BATCH, 3, SIZE_PX, SIZE_PX)
+    if is_ours:
+        model = model.to(memory_format=torch.channels_last)
+        batch = batch.contiguous(memory_format=torch.channels_last)
+    if is_compiled:
+        model.encoder.compile()
+    optimizer = torch.optim.SGD(model.parameters(), lr=1e-4, momentum=0.9, weight_decay=1e-4)
+
+    def step() -> float:
+        with torch.autocast("cpu", torch.bfloat16, enabled=is_ours):
+            foreground, background, _ = model(batch)
+        foreground, background = foreground.float(), background.float()
+        loss = c2am_loss(foreground, background, foreground, background, alpha=0.05).total
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        return loss.item()
+
+    return step
+
+
+def run() -> list[dict[str, Any]]:
+    """The ratio of median times, steps of all variants taking turns."""
+    steps = {"reference": make_step(is_ours=False), "bf16 channels-last": make_step(is_ours=True)}
+    if shutil.which("g++"):
+        steps["bf16 channels-last, compiled"] = make_step(is_ours=True, is_compiled=True)
+    seconds: dict[str, list[float]] = {name: [] for name in steps}
+    for round_ in range(ROUNDS + 1):  # the first warms up
+        for name, step in steps.items():
+            started = time.perf_counter()
+            step()
+            if round_:
+                seconds[name].append(time.perf_counter() - started)
+    medians = {name: statistics.median(values) for name, values in seconds.items()}
+    reference = medians.pop("reference")
+    return [
+        {
+            "name": f"{ENCODER} {SIZE_PX} px, batch {BATCH}: {name}",
+            "ratio": round(reference / median, 2),
+            "target": 2.0,
+            "detail": f"{reference:.1f} s -> {median:.1f} s a step ({BATCH / median:.1f} images/s)",
+        }
+        for name, median in medians.items()
+    ]
