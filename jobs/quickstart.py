@@ -37,7 +37,7 @@ class Quickstart:
     """Side of the generated images."""
     seed: int = 0
     """Seeds the images and the training."""
-    pretrain_epochs: float = 5.0
+    pretrain_epochs: float = 3.0
     """Epochs of classifier training."""
     c2am_steps: int = 40
     """Steps of C2AM training."""
