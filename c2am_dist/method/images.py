@@ -71,7 +71,7 @@ def decode(
         min_side_px: Shorter side that the caller is going to shrink the image to. A large
             JPEG is then decoded at 1/2, 1/4 or 1/8 of its size, but so that the shorter side
             keeps twice this: the shrunk image then differs from that of a full decode by
-            42 to 52 dB (31 to 37 dB without that reserve, which is only given up to get
+            42 to 52 dB (33 to 37 dB without that reserve, which is only given up to get
             below ``max_pixels``). The result's size is `header`'s only where this is None.
         max_pixels: Most pixels to decode: what bounds memory.
 
