@@ -47,6 +47,8 @@ def init_ray() -> None:
         os.environ.setdefault("RAY_AUTH_MODE", "token")
         # Workers run at nice 15 otherwise and starve beside any other load.
         os.environ.setdefault("RAY_worker_niceness", "0")
+    # Training workers' lines would appear twice.
+    os.environ.setdefault("RAY_TRAIN_ENABLE_PRINT_PATCH", "0")
     import ray
     from ray.data import DataContext
 

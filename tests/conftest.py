@@ -5,6 +5,9 @@ from pathlib import Path
 
 import pytest
 
+# Workers run at nice 15 otherwise and starve beside any other load.
+os.environ.setdefault("RAY_worker_niceness", "0")
+
 SHARED = Path(os.environ.get("C2AM_SHARED", Path(__file__).resolve().parents[2] / "shared"))
 
 

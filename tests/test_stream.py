@@ -83,13 +83,20 @@ def test_broken_images_are_replaced_and_counted_with_their_labels(ray_cluster, i
         assert set(labels) <= set(range(len(classes)))
 
 
-def test_the_sample_is_the_same_each_time_and_leaves_broken_images_out(image_set: str):
-    row_groups = shards.index([image_set])
-    first = stream.sample(row_groups, num_images=40, data=DATA)
-    again = stream.sample(row_groups, num_images=40, data=DATA)
-    assert len(first) == 38
-    assert all(image.shape == (32, 32, 3) for image in first)
-    assert all((a == b).all() for a, b in zip(first, again, strict=True))
+@pytest.mark.parametrize("num_workers", [2, 3, 50])
+def test_workers_share_a_fixed_sample_without_its_broken_images(image_set: str, num_workers: int):
+    def sample(rank: int, num_workers: int) -> list[bytes]:
+        row_groups = shards.index([image_set])
+        found = stream.sample(
+            row_groups, num_images=30, rank=rank, num_workers=num_workers, data=DATA
+        )
+        assert all(image.shape == (32, 32, 3) for image in found)
+        return [image.tobytes() for image in found]
+
+    alone = sample(0, 1)
+    assert len(set(alone)) == 28
+    shares = [sample(rank, num_workers) for rank in range(num_workers)]
+    assert sorted(image for share in shares for image in share) == sorted(alone)
 
 
 def test_a_block_of_broken_images_only_names_one():

@@ -3,10 +3,12 @@ import dataclasses
 import json
 import math
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from c2am_dist import checkpoint
 from c2am_dist.config import TrainConfig, override
@@ -76,8 +78,12 @@ def test_a_run_leaves_checkpoints_metrics_and_events(two_workers: Path, config: 
         assert math.isclose(row["loss"], sum(row[term] for term in terms), rel_tol=1e-5)
         assert 0 < row["activation_mean"] < 1 and row["images_per_s"] > 0
         assert 0 <= row["data_wait_fraction"] <= 1
-    assert list((two_workers / "tensorboard").glob("events.*"))
     assert not list(two_workers.glob(".ray-*"))
+    board = EventAccumulator(str(two_workers / "tensorboard"))
+    board.Reload()
+    for name in ("loss", "negative", "images_per_s", "lr"):
+        shown = {event.step: event.value for event in board.Scalars(name)}
+        assert shown == pytest.approx({row["step"]: row[name] for row in rows}, rel=1e-6)
 
 
 def test_one_worker_trains_to_the_same_weights_as_two(two_workers: Path, config: TrainConfig):
@@ -89,12 +95,18 @@ def test_one_worker_trains_to_the_same_weights_as_two(two_workers: Path, config:
     _assert_close(checkpoint.load(str(one))[0], checkpoint.load(str(two_workers))[0], rtol=1e-3)
 
 
+def _interrupted(finished: Path, name: str) -> Path:
+    """A copy of a run as it was right after its checkpoint at step 3, the next half written."""
+    run = finished.parent / name
+    shutil.copytree(finished, run)
+    shutil.rmtree(run / "checkpoint")
+    (run / "checkpoints" / "step-00000006" / "manifest.json").unlink()
+    (run / "config.json").unlink()
+    return run
+
+
 def test_resuming_from_a_checkpoint_equals_never_stopping(two_workers: Path, config: TrainConfig):
-    interrupted = two_workers.parent / "interrupted"
-    shutil.copytree(two_workers, interrupted)
-    shutil.rmtree(interrupted / "checkpoint")
-    (interrupted / "checkpoints" / "step-00000006" / "manifest.json").unlink()
-    (interrupted / "config.json").unlink()
+    interrupted = _interrupted(two_workers, "interrupted")
     fit(override(config, {"run.name": "interrupted"}))
     _assert_close(
         checkpoint.load(str(interrupted))[0], checkpoint.load(str(two_workers))[0], rtol=1e-6
@@ -116,11 +128,39 @@ def test_another_config_under_the_same_name_is_refused(two_workers: Path, config
 def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_good_checkpoint(
     two_workers: Path, config: TrainConfig
 ):
-    broken = override(config, {"run.name": "broken", "optim.lr": 1e30, "scaling.num_workers": 1})
-    with pytest.raises(TrainingStopped, match=r"broken: the loss is nan at step|collapsed"):
-        fit(broken)
-    run = two_workers.parent / "broken"
-    assert not (run / "checkpoint").exists()
+    def diverge(content: checkpoint.Checkpoint) -> None:
+        for group in content.optimizer["param_groups"]:
+            group["initial_lr"] = 1e30
+
+    run = _resumes_from(two_workers, "diverging", diverge)
+    with pytest.raises(TrainingStopped, match=r"diverging: the loss is nan at step [45]"):
+        fit(override(config, {"run.name": "diverging", "scaling.num_workers": 1}))
+    assert checkpoint.steps(str(run)) == [3] and not (run / "checkpoint").exists()
+
+
+def test_a_collapsed_map_stops_and_keeps_the_last_good_checkpoint(
+    two_workers: Path, config: TrainConfig
+):
+    def collapse(content: checkpoint.Checkpoint) -> None:
+        for name in ("conv.weight", "norm.weight"):
+            content.model[f"disentangler.{name}"].zero_()
+
+    run = _resumes_from(two_workers, "collapsing", collapse)
+    with pytest.raises(TrainingStopped, match=r"collapsing: .* has collapsed at step 6"):
+        fit(override(config, {"run.name": "collapsing", "scaling.num_workers": 1}))
+    assert checkpoint.steps(str(run)) == [3] and not (run / "checkpoint").exists()
+
+
+def _resumes_from(
+    finished: Path, name: str, change: Callable[[checkpoint.Checkpoint], None]
+) -> Path:
+    """An interrupted run whose last checkpoint was changed in place."""
+    run = _interrupted(finished, name)
+    folder = checkpoint.step_folder(str(run), 3)
+    content, _ = checkpoint.load(folder)
+    change(content)
+    checkpoint.save(folder, content)
+    return run
 
 
 def test_a_classifier_gives_c2am_its_encoder(two_workers: Path, config: TrainConfig):
@@ -149,6 +189,13 @@ def test_a_classifier_gives_c2am_its_encoder(two_workers: Path, config: TrainCon
     )
     content, _ = checkpoint.load(fit(learning).checkpoint)
     assert content.weights_sha256 == sha256
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
+def test_a_compiled_encoder_trains_to_the_same_weights(two_workers: Path, config: TrainConfig):
+    compiled = Path(fit(override(config, {"optim.compile": True, "run.name": "compiled"})).run)
+    _assert_close(checkpoint.load(str(compiled))[0], checkpoint.load(str(two_workers))[0], 1e-3)
 
 
 @pytest.mark.parametrize(

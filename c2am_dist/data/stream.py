@@ -157,16 +157,26 @@ def worker_batches(
 
 
 def sample(
-    row_groups: Sequence[RowGroup], *, num_images: int, data: DataConfig
+    row_groups: Sequence[RowGroup],
+    *,
+    num_images: int,
+    rank: int,
+    num_workers: int,
+    data: DataConfig,
 ) -> list[np.ndarray]:
-    """A fixed sample of training images (crop_px squares), the same for every call.
+    """A worker's share of a fixed sample of training images (crop_px squares).
 
-    The whole image is squeezed into the square, as labeling does; what cannot be decoded is
-    left out.
+    Image i of the sample belongs to worker i mod ``num_workers``; row groups without any are not
+    read. The whole image is squeezed into the square, as labeling does; what cannot be decoded
+    is left out.
     """
-    decoded = []
+    decoded, start = [], 0
     for group in plan.limit(row_groups, num_images):
-        for encoded in shards.read(group, ["image"])["image"]:
+        own = range((rank - start) % num_workers, group.num_rows, num_workers)
+        start += group.num_rows
+        if not own:
+            continue
+        for encoded in shards.read(group, ["image"])["image"].take(list(own)):
             try:
                 image = images.decode(
                     encoded.as_py(),

@@ -152,3 +152,24 @@ def border_lock(
 def _centred(activation: Float[Tensor, "n 1 h w"]) -> Float[Tensor, "n 1 h w"]:
     wide = activation.double()
     return wide - wide.mean(dim=(2, 3), keepdim=True)
+
+
+THIN_MARGIN = 0.1
+"""A polarity vote closer to even than this is uncertain."""
+
+
+def doubts(polarity_margin: float, border_lock: float) -> list[str]:
+    """What a person should know before trusting a model's maps; empty if nothing is wrong."""
+    found = []
+    if polarity_margin < THIN_MARGIN:
+        found.append(
+            f"polarity is uncertain: the vote's margin is {polarity_margin:.2f} of 0.5; "
+            "look at some maps first"
+        )
+    if border_lock > LOCKED_SHARE:
+        found.append(
+            f"the maps are locked to the image border (border lock {border_lock:.2f}): "
+            "they stay in place when the content of the images moves. Start from a pretrained "
+            "encoder (model.weights)"
+        )
+    return found

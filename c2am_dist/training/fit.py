@@ -89,7 +89,6 @@ def _plan_job(config: TrainConfig, run: str) -> Job:
 
 def _train(job: Job) -> None:
     storage.write_bytes(storage.join(job.run, "config.json"), (to_json(job.config) + "\n").encode())
-    os.environ.setdefault("RAY_TRAIN_ENABLE_PRINT_PATCH", "0")  # else lines appear twice
     scratch = f".ray-{uuid.uuid4().hex[:8]}"  # Ray's own record of this attempt
     trainer = TorchTrainer(
         worker_loop,

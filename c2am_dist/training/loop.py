@@ -37,7 +37,7 @@ class Job:
     classes: list[str]
     steps_per_epoch: int
     total_steps: int
-    encoder_weights: Any
+    encoder_weights: "ray.ObjectRef[dict[str, Tensor] | None]"
     """Reference to the encoder's state dict, or to None for random weights."""
     weights_sha256: str
 
@@ -133,7 +133,7 @@ def _restore(job: Job, device: torch.device) -> tuple[Model, torch.optim.Optimiz
     if latest is not None:
         restored, _ = checkpoint.load(checkpoint.step_folder(job.run, latest))
         model.load_state_dict(restored.model)
-    elif (weights := _fetch(job.encoder_weights)) is not None:
+    elif (weights := ray.get(job.encoder_weights)) is not None:
         encoders.load_weights(model.encoder, weights)
     model.to(device=device, memory_format=torch.channels_last).train()  # type: ignore[call-overload]
     if config.model.norm == "frozen":
@@ -159,10 +159,6 @@ def _restore(job: Job, device: torch.device) -> tuple[Model, torch.optim.Optimiz
     return model, optimizer, latest or 0
 
 
-def _fetch(reference: Any) -> Any:
-    return ray.get(reference)
-
-
 def _replicate(model: Model) -> nn.Module:
     """The model behind gradient averaging; BatchNorm's buffers agree already or stay local."""
     if not dist.is_initialized() or dist.get_world_size() == 1:
@@ -172,9 +168,13 @@ def _replicate(model: Model) -> nn.Module:
 
 def _autocast(config: TrainConfig, device: torch.device) -> Autocast:
     precision = config.optim.precision
-    has_bf16_units = device.type == "cuda" or torch.cpu._is_avx512_bf16_supported()
-    is_mixed = precision == "bf16" or (precision == "auto" and has_bf16_units)
+    is_mixed = precision == "bf16" or (precision == "auto" and has_bf16_units(device))
     return lambda: torch.autocast(device.type, torch.bfloat16, enabled=is_mixed)
+
+
+def has_bf16_units(device: torch.device) -> bool:
+    """Whether bf16 is computed rather than emulated: on GPUs, and CPUs with AVX512-BF16."""
+    return device.type == "cuda" or torch.cpu._is_avx512_bf16_supported()
 
 
 def _set_learning_rate(optimizer: torch.optim.Optimizer, job: Job, step: int) -> None:

@@ -65,7 +65,13 @@ def _local_maps(job: "Job", model: nn.Module, autocast: Autocast) -> Tensor:
     context = ray.train.get_context()
     rank, world_size = context.get_world_rank(), context.get_world_size()
     data, device = job.config.data, next(model.parameters()).device
-    sample = stream.sample(job.row_groups, num_images=job.config.run.polarity_images, data=data)
+    sample = stream.sample(
+        job.row_groups,
+        num_images=job.config.run.polarity_images,
+        rank=rank,
+        num_workers=world_size,
+        data=data,
+    )
     size = job.config.optim.batch_size // (world_size * job.config.optim.accumulation)
 
     def map_of(batch: Tensor) -> Tensor:
@@ -74,7 +80,7 @@ def _local_maps(job: "Job", model: nn.Module, autocast: Autocast) -> Tensor:
 
     pairs = []
     model.eval()
-    for start in range(rank * size, len(sample), world_size * size):
+    for start in range(0, len(sample), size):
         pixels = torch.stack([torch.from_numpy(i) for i in sample[start : start + size]])
         batch = images.normalise(pixels.to(device))
         shifted = activation.shift_half(batch, cell_px=CELL_PX)

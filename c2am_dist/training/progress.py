@@ -15,16 +15,13 @@ from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
 from c2am_dist import storage
-from c2am_dist.method.activation import LOCKED_SHARE
+from c2am_dist.method.activation import doubts
 from c2am_dist.training.polarity import MapSurvey
 
 if TYPE_CHECKING:
     from c2am_dist.training.loop import Job
 
 logger = logging.getLogger(__name__)
-
-THIN_MARGIN = 0.1
-"""A vote closer to even than this is warned about."""
 
 
 class Window:
@@ -125,8 +122,9 @@ class RunLog:
     def checkpoint_written(self, step: int, maps: MapSurvey, *, seconds: float) -> None:
         """Says so, warns of doubtful maps, and publishes the record where storage is remote."""
         print(f"checkpoint at step {step} ({seconds:.1f} s) {describe(maps)}", flush=True)
-        for warning in warnings_of(maps):
-            logger.warning(warning)
+        if maps.polarity:
+            for doubt in doubts(maps.polarity_margin, maps.border_lock):
+                logger.warning(doubt)
         self.board.flush()
         if not self.is_local:
             for folder, _, names in os.walk(self.folder):
@@ -159,20 +157,3 @@ def describe(maps: MapSurvey) -> str:
         f"polarity {maps.polarity} (margin {maps.polarity_margin:.2f}), "
         f"border lock {maps.border_lock:.2f}"
     )
-
-
-def warnings_of(maps: MapSurvey) -> list[str]:
-    """What a person should know before trusting the maps."""
-    found = []
-    if maps.polarity and maps.polarity_margin < THIN_MARGIN:
-        found.append(
-            f"polarity is uncertain: the vote's margin is {maps.polarity_margin:.2f} of 0.5; "
-            "look at the maps before labeling"
-        )
-    if maps.border_lock > LOCKED_SHARE:
-        found.append(
-            f"the maps are locked to the image border (border lock {maps.border_lock:.2f}): "
-            "they stay in place when the content of the images moves. Start from a pretrained "
-            "encoder (model.weights)"
-        )
-    return found
