@@ -14,7 +14,7 @@ from pathlib import Path
 
 import torch
 
-NAMES = ("step", "loop", "ingest", "labeling", "boxes", "max_box_acc", "memory")
+NAMES = ("step", "loop", "ingest", "labeling", "boxes", "max_box_acc", "memory", "gpu")
 
 
 def machine() -> str:
@@ -44,7 +44,7 @@ def main() -> None:
             print("  " + "  ".join(f"{key} {value}" for key, value in row.items()), flush=True)
     result = {"date": date.today().isoformat(), "machine": machine(), "rows": rows}
     (output / "bench.json").write_text(json.dumps(result, indent=2) + "\n")
-    columns = ("benchmark", "name", "ratio", "target", "detail")
+    columns = ("benchmark", "name", "measured", "target", "detail")
     lines = [" | ".join(columns), " | ".join("---" for _ in columns)]
     lines += [" | ".join(str(row.get(column, "")) for column in columns) for row in rows]
     table = "\n".join(f"| {line} |" for line in lines)

@@ -60,7 +60,7 @@ def _one_core(name: str, images: list[Image]) -> dict[str, Any]:
     times, slow_s, fast_s = ratio(slow, fast, images, repeats=3)
     return {
         "name": f"MaxBoxAccV2 over 100 thresholds, {name}",
-        "ratio": times,
+        "measured": times,
         "target": 2.0,
         "detail": f"{slow_s * 1e3:.2f} -> {fast_s * 1e3:.2f} ms an image, identical figures",
     }
@@ -100,7 +100,7 @@ def _two_cores() -> dict[str, Any]:
     (one, one_cpu), (two, two_cpu) = best
     return {
         "name": "MaxBoxAccV2 over 100 thresholds, two cores against one",
-        "ratio": one / two,
+        "measured": one / two,
         "target": 1.8,
         "detail": f"{NUM_PARALLEL} images: {one:.2f} -> {two:.2f} s, CPU {one_cpu:.2f} -> "
         f"{two_cpu:.2f} s in each process (load average {os.getloadavg()[0]:.1f})",
