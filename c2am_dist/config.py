@@ -224,7 +224,7 @@ class LabelConfig:
     input: tuple[str, ...] = ()
     """Shards to label: one or more URIs."""
     output: str = ""
-    """Folder URI for the label files; must not hold any yet."""
+    """Folder URI for the label files. The same command again goes on where a job was cut off."""
     scales: tuple[float, ...] = (1.0,)
     """Sizes, relative to ``size_px``, whose maps are summed (METHODS: 0.5 1 1.5 2 for cues)."""
     flip: bool = False
@@ -288,6 +288,8 @@ class EvaluateConfig:
     """Where to write the metrics, a JSON file; a Markdown table is written beside it."""
     store_threshold: str = ""
     """URI of a checkpoint folder to store the chosen threshold in, for later labeling."""
+    allow_incomplete: bool = False
+    """Score a folder whose labeling has not finished (it has no ``_SUCCESS``)."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 from PIL import Image, ImageDraw, ImageFont
 
 from c2am_dist import storage
-from c2am_dist.data import shards
+from c2am_dist.data import label_set, shards
 from c2am_dist.method import boxes, cues, images
 
 Pixels = np.ndarray  # uint8, h w 3, RGB
@@ -52,6 +52,7 @@ def contact_sheet(
     *,
     num_rows: int = 8,
     seed: int = 0,
+    allow_incomplete: bool = False,
 ) -> None:
     """Writes a PNG that shows a few labeled images with what was found in them.
 
@@ -66,6 +67,7 @@ def contact_sheet(
         output: URI of the PNG.
         num_rows: how many images to show; fewer where there are not as many.
         seed: another one shows other images.
+        allow_incomplete: show a folder whose labeling has not finished.
 
     Raises:
         ValueError: no row has an activation map, or the shards lack a labeled image.
@@ -73,16 +75,19 @@ def contact_sheet(
     """
     if num_rows < 1:
         raise ValueError(f"num_rows must be positive, got {num_rows}")
-    chosen = _choose(labels, num_rows, seed)
+    files = label_set.expand(labels, allow_incomplete=allow_incomplete)
+    chosen = _choose(files, num_rows, seed)
+    if not chosen:
+        raise ValueError(f"{', '.join(labels)}: no activation map is stored in the labels")
     pictures = _find_pictures(chosen, images)
     bands = [_captions()] + [_band(label, pictures[label.image_id]) for label in chosen]
     png = cv2.imencode(".png", np.vstack(bands)[..., ::-1])[1].tobytes()
     storage.write_bytes(output, png)
 
 
-def _choose(uris: Sequence[str], num_rows: int, seed: int) -> list[_Label]:
+def _choose(files: Sequence[storage.File], num_rows: int, seed: int) -> list[_Label]:
     def candidates() -> Iterable[tuple[str, str, str]]:
-        for file in storage.expand(uris):
+        for file in files:
             for row in _read(file.uri, ["image_id", "error"]):
                 if row["error"] is None:
                     key = f"{seed}/{row['image_id']}".encode()
@@ -96,10 +101,7 @@ def _choose(uris: Sequence[str], num_rows: int, seed: int) -> list[_Label]:
         for row in _read(uri, columns, filters=[("image_id", "in", ids)]):
             found[row["image_id"]] = row
     chosen = [found[image_id] for _, image_id, _ in drawn]
-    chosen = [_label(row) for row in chosen if row["activation_map"] is not None]
-    if not chosen:
-        raise ValueError(f"{', '.join(uris)}: no activation map is stored in the labels")
-    return chosen
+    return [_label(row) for row in chosen if row["activation_map"] is not None]
 
 
 def _read(uri: str, columns: list[str], filters: list[Any] | None = None) -> list[dict[str, Any]]:

@@ -17,7 +17,8 @@ def main() -> int:
     report = labeling.label(config)
     print(
         f"labels: {config.output} ({report.num_images} images in {report.num_files} files, "
-        f"{report.num_errors} with errors, {report.num_images / report.elapsed_s:.0f} images/s)"
+        f"{report.num_errors} with errors; {report.num_new} labeled now, "
+        f"{report.num_new / report.elapsed_s:.0f} images/s)"
     )
     if report.error_fraction > config.max_error_fraction:
         print(

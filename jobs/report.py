@@ -12,6 +12,7 @@ def report(
     output: str = "contact_sheet.png",
     num_rows: int = 8,
     seed: int = 0,
+    allow_incomplete: bool = False,
 ) -> None:
     """Draw a contact sheet: image, activation map, pseudo box and background cue side by side.
 
@@ -21,10 +22,18 @@ def report(
         output: URI of the PNG.
         num_rows: Images to show.
         seed: Another one shows other images.
+        allow_incomplete: Show a folder whose labeling has not finished (no ``_SUCCESS``).
     """
     from c2am_dist.report import contact_sheet
 
-    contact_sheet(labels, images, output, num_rows=num_rows, seed=seed)
+    contact_sheet(
+        labels,
+        images,
+        output,
+        num_rows=num_rows,
+        seed=seed,
+        allow_incomplete=allow_incomplete,
+    )
     print(f"contact sheet: {output}")
 
 

@@ -1,3 +1,4 @@
+import dataclasses
 import hashlib
 import json
 import subprocess
@@ -66,7 +67,7 @@ def score(tmp_path: Path, labels: list[dict], notes: list[dict]) -> dict[str, di
     """The metrics, without Ray: one task's work, on this process."""
     write(tmp_path / "labels/a.parquet", labels, schema.LABELS)
     write(tmp_path / "shards/a.parquet", notes, schema.SHARD)
-    units, _ = inputs.plan([str(tmp_path / "labels")])
+    units, _ = inputs.plan([str(tmp_path / "labels")], allow_incomplete=True)
     annotations = inputs.read_annotations([str(tmp_path / "shards")])
     tally = Tally.empty()
     for unit in units:
@@ -190,7 +191,7 @@ def test_labels_without_a_column_are_refused_by_name(tmp_path: Path, column: str
     table = pa.Table.from_pylist([label_row("a", None)], schema=schema.LABELS)
     pq.write_table(table.drop_columns([column]), tmp_path / "bad.parquet")
     with pytest.raises(ValueError, match=rf"bad\.parquet: column '{column}' is missing"):
-        inputs.plan([str(tmp_path)])
+        inputs.plan([str(tmp_path)], allow_incomplete=True)
 
 
 def test_label_column_of_another_type_is_refused_by_name(tmp_path: Path):
@@ -199,7 +200,7 @@ def test_label_column_of_another_type_is_refused_by_name(tmp_path: Path):
     table = table.set_column(index, "activation_map", pa.array([1.5]))
     pq.write_table(table, tmp_path / "bad.parquet")
     with pytest.raises(ValueError, match=r"bad\.parquet: column 'activation_map' is double"):
-        inputs.plan([str(tmp_path)])
+        inputs.plan([str(tmp_path)], allow_incomplete=True)
 
 
 def test_annotations_without_boxes_column_are_refused_by_name(tmp_path: Path):
@@ -214,20 +215,20 @@ def test_duplicate_ids_are_refused_by_name(tmp_path: Path):
     write(tmp_path / "l/b.parquet", [label_row("twin", None)], schema.LABELS)
     write(tmp_path / "s/a.parquet", [note_row("x"), note_row("x")], schema.SHARD)
     with pytest.raises(ValueError, match="'twin' comes more than once"):
-        inputs.plan([str(tmp_path / "l")])
+        inputs.plan([str(tmp_path / "l")], allow_incomplete=True)
     with pytest.raises(ValueError, match="'x' comes more than once"):
         inputs.read_annotations([str(tmp_path / "s")])
 
 
 def test_missing_path_empty_set_and_other_files_are_refused_by_name(tmp_path: Path):
     with pytest.raises(FileNotFoundError, match="nowhere"):
-        inputs.plan([str(tmp_path / "nowhere")])
+        inputs.plan([str(tmp_path / "nowhere")], allow_incomplete=True)
     write(tmp_path / "empty.parquet", [], schema.LABELS)
     with pytest.raises(ValueError, match=r"empty\.parquet: the label files hold no row"):
-        inputs.plan([str(tmp_path / "empty.parquet")])
+        inputs.plan([str(tmp_path / "empty.parquet")], allow_incomplete=True)
     (tmp_path / "text.parquet").write_text("no Parquet here")
     with pytest.raises(ValueError, match=r"text\.parquet: not a Parquet file"):
-        inputs.plan([str(tmp_path / "text.parquet")])
+        inputs.plan([str(tmp_path / "text.parquet")], allow_incomplete=True)
 
 
 @pytest.mark.parametrize("field", ["labels", "annotations", "output"])
@@ -274,9 +275,16 @@ def test_job_refuses_sets_that_share_no_image(tmp_path: Path, ray_cluster: None)
     write(tmp_path / "l/a.parquet", [label_row("a", None, error="bad")], schema.LABELS)
     write(tmp_path / "s/a.parquet", [note_row("b", (0, 0, 4, 4))], schema.SHARD)
     config = EvaluateConfig(
-        labels=(str(tmp_path / "l"),), annotations=(str(tmp_path / "s"),), output="m.json"
+        labels=(str(tmp_path / "l/*"),), annotations=(str(tmp_path / "s"),), output="m.json"
     )
     with pytest.raises(ValueError, match=r"no row of .* is of an image with boxes"):
+        evaluate(config)
+
+
+def test_job_refuses_labels_that_are_not_finished(tmp_path: Path):
+    config = write_set(tmp_path)
+    config = dataclasses.replace(config, labels=(str(tmp_path / "labels"),))
+    with pytest.raises(ValueError, match=r"labels: no _SUCCESS, so labeling has not finished"):
         evaluate(config)
 
 

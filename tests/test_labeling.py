@@ -1,6 +1,9 @@
 import dataclasses
+import hashlib
 import json
 import os
+import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -16,6 +19,7 @@ import torch
 from c2am_dist import checkpoint, schema
 from c2am_dist.checkpoint import Checkpoint, CheckpointError
 from c2am_dist.config import LabelConfig, digest
+from c2am_dist.data import label_set
 from c2am_dist.labeling import label
 from c2am_dist.labeling.pipeline import _block_bytes
 from c2am_dist.labeling.stages import ModelActor, decode_run
@@ -270,6 +274,71 @@ def test_blocks_hold_whole_batches(ray_cluster: None, sizes_px: Sequence[int], b
         buffer.add_batch(batch)
         rows += [block.num_rows for block in buffer.iter_ready_blocks()]
     assert all(num_rows % batch_size == 0 for num_rows in rows)
+
+
+def test_the_same_command_again_finds_the_labels_finished(
+    labeled: Path, trained: Path, image_set: Path
+):
+    before = {file: file.stat().st_mtime_ns for file in labeled.rglob("*.parquet")}
+    report = label(_config(trained, image_set, labeled, write_cues="image", max_boxes=2))
+    assert (report.num_images, report.num_new, report.num_errors) == (18, 0, 3)
+    assert before == {file: file.stat().st_mtime_ns for file in labeled.rglob("*.parquet")}
+
+
+def test_success_lists_every_file_with_its_rows_and_digest(labeled: Path):
+    files = label_set.sealed(str(labeled))
+    assert files is not None
+    assert [(f.name, f.num_rows, f.num_errors) for f in files] == [
+        ("one/0.parquet", 11, 0),
+        ("two/0.parquet", 7, 3),
+    ]
+    for file in files:
+        assert hashlib.sha256((labeled / file.name).read_bytes()).hexdigest() == file.sha256
+
+
+def test_only_shards_without_a_label_file_are_labeled_again(
+    labeled: Path, trained: Path, image_set: Path, tmp_path: Path
+):
+    out = shutil.copytree(labeled, tmp_path / "out")
+    (out / "_SUCCESS").unlink()
+    (out / "two" / "0.parquet").unlink()
+    kept = (out / "one" / "0.parquet").stat().st_mtime_ns
+    report = label(_config(trained, image_set, out, write_cues="image", max_boxes=2))
+    assert (report.num_images, report.num_new, report.num_errors) == (18, 7, 3)
+    assert (out / "one" / "0.parquet").stat().st_mtime_ns == kept
+    for name in ("one/0.parquet", "two/0.parquet", "_SUCCESS"):
+        assert (out / name).read_bytes() == (labeled / name).read_bytes()
+
+
+def test_another_config_into_the_same_folder_is_refused_with_both_digests(
+    labeled: Path, trained: Path, image_set: Path
+):
+    begun = json.loads((labeled / "_plan.json").read_text())
+    with pytest.raises(ValueError, match="holds labels of another job") as caught:
+        label(_config(trained, image_set, labeled, threshold=0.3))
+    digests = re.findall("config_sha256 was ([0-9a-f]{64}), now ([0-9a-f]{64})", str(caught.value))
+    assert digests[0][0] == begun["config_sha256"] != digests[0][1]
+
+
+def test_a_foreign_file_under_a_label_files_name_is_refused(
+    ray_cluster: None, labeled: Path, trained: Path, image_set: Path, tmp_path: Path
+):
+    out = shutil.copytree(labeled, tmp_path / "out")
+    (out / "_SUCCESS").unlink()
+    table = pq.read_table(out / "two" / "0.parquet", partitioning=None)
+    pq.write_table(table.replace_schema_metadata({}), out / "two" / "0.parquet")
+    with pytest.raises(ValueError, match=r"two/0\.parquet: its checkpoint_sha256 is absent"):
+        label(_config(trained, image_set, out, write_cues="image", max_boxes=2))
+
+
+def test_a_shard_without_images_gets_a_label_file_without_rows(
+    ray_cluster: None, trained: Path, tmp_path: Path
+):
+    _write_shard(tmp_path / "in" / "0.parquet", {"a": _photo(0)})
+    pq.write_table(schema.SHARD.empty_table(), tmp_path / "in" / "1.parquet")
+    report = label(_config(trained, tmp_path / "in", tmp_path / "out"))
+    assert (report.num_images, report.num_files) == (1, 2)
+    assert pq.read_table(tmp_path / "out" / "1.parquet").num_rows == 0
 
 
 def test_a_used_output_folder_is_refused(trained: Path, image_set: Path, tmp_path: Path):

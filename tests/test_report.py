@@ -53,7 +53,7 @@ def rewrite_labels(root, change) -> None:
 def draw(root, **options) -> np.ndarray:
     """The sheet's pixels, red green blue."""
     output = root / "sheet.png"
-    contact_sheet([str(root / "labels")], [str(root / "shards")], str(output), **options)
+    contact_sheet([str(root / "labels" / "*")], [str(root / "shards")], str(output), **options)
     return images.decode(output.read_bytes())
 
 

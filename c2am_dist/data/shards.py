@@ -19,12 +19,18 @@ class RowGroup:
     num_rows: int
 
 
-def index(uris: Sequence[str], *, columns: Sequence[str] = ("image_id", "image")) -> list[RowGroup]:
+def index(
+    uris: Sequence[str],
+    *,
+    columns: Sequence[str] = ("image_id", "image"),
+    allow_empty: bool = False,
+) -> list[RowGroup]:
     """The row groups of all shards that URIs name, in order; checks that they can be read.
 
     Args:
         uris: files, folders and globs.
         columns: what must be there, with the types of ``schema.SHARD``.
+        allow_empty: return no row group, rather than raise, when there is no row.
 
     Raises:
         FileNotFoundError: a URI names nothing.
@@ -35,7 +41,7 @@ def index(uris: Sequence[str], *, columns: Sequence[str] = ("image_id", "image")
     with ThreadPoolExecutor(16) as pool:  # footers over the network are latency, not work
         found = list(pool.map(lambda file: _row_groups(file.uri, columns), files))
     row_groups = [group for groups in found for group in groups]
-    if not row_groups:
+    if not row_groups and not allow_empty:
         raise ValueError(f"{', '.join(uris)}: the shards hold no image")
     return row_groups
 

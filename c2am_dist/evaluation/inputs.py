@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from c2am_dist import schema, storage
-from c2am_dist.data import shards
+from c2am_dist.data import label_set, shards
 from c2am_dist.data.shards import RowGroup
 
 UNIT_ROWS = 512
@@ -77,14 +77,14 @@ def _read_group(group: RowGroup, index: int, extras: dict[str, list[str]]) -> pa
     return table.append_column("row", pa.array(np.arange(len(table), dtype=np.int32)))
 
 
-def plan(uris: Sequence[str]) -> tuple[list[Unit], pa.ChunkedArray]:
+def plan(uris: Sequence[str], *, allow_incomplete: bool) -> tuple[list[Unit], pa.ChunkedArray]:
     """All label rows cut into units, and their ids.
 
     Raises:
-        FileNotFoundError: a URI names nothing.
-        ValueError: as :func:`read_annotations`, of label files.
+        FileNotFoundError, ValueError: as :func:`read_annotations`, of label files; or as
+            :func:`label_set.expand`.
     """
-    files = [file.uri for file in storage.expand(uris)]
+    files = [f.uri for f in label_set.expand(uris, allow_incomplete=allow_incomplete)]
     with ThreadPoolExecutor(16) as pool:
         planned = list(pool.map(_plan_file, files))
     units = [unit for file_units, _ in planned for unit in file_units]

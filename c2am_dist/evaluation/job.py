@@ -53,7 +53,9 @@ def evaluate(config: EvaluateConfig) -> Metrics:
     for name in ("labels", "annotations", "output"):
         if not getattr(config, name):
             raise ValueError(f"{name} must be given (--{name} URI)")
-    units, ids = inputs.plan([storage.absolute(uri) for uri in config.labels])
+    units, ids = inputs.plan(
+        [storage.absolute(uri) for uri in config.labels], allow_incomplete=config.allow_incomplete
+    )
     annotations = inputs.read_annotations([storage.absolute(uri) for uri in config.annotations])
     known = annotations.table["image_id"]
     tally = _score(units, annotations)

@@ -1,48 +1,36 @@
 """Labels for every image of a set: pseudo boxes, activation maps and background cues.
 
-decode runs (tasks) -> forward (a pool of model actors) -> label rows (tasks) -> a file a shard
-
 Each shard gets one label file under the same relative path, with its rows in the same order,
-and the file appears whole or not at all. That needs no shuffle and no state: a task decodes a
-run of row groups of one shard, every later stage turns one block into one block, and the order
-is preserved. The driver therefore only counts rows until a shard is complete and hands the
-references of its blocks to a task that writes them; no row passes through the driver.
-
-Blocks are whole forward batches, cut within a run, so an image meets the same batch however
-many actors there are and whatever else is labeled: labeling again gives identical rows.
+and the file appears whole or not at all. So what is done can be seen in the folder: the same
+command again labels the shards that have no file yet, and ``_SUCCESS`` ends the set. Shards
+are labeled some thousand at a time, and memory does not grow with the set.
 """
 
 import dataclasses
-import itertools
+import hashlib
 import json
 import logging
 import time
-from collections import Counter, deque
 from collections.abc import Sequence
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 import ray
-import ray.data
-from tqdm import tqdm
 
-from c2am_dist import __version__, checkpoint, schema, storage
+from c2am_dist import __version__, checkpoint, storage
 from c2am_dist.checkpoint import Checkpoint, CheckpointError
 from c2am_dist.config import LabelConfig, digest, to_json
-from c2am_dist.data import shards
-from c2am_dist.data.shards import RowGroup
-from c2am_dist.labeling import pipeline
+from c2am_dist.data import label_set, shards
+from c2am_dist.data.label_set import LabelFile
+from c2am_dist.labeling import write
 from c2am_dist.labeling.stages import Provenance
-from c2am_dist.method.activation import Polarity
+from c2am_dist.method.activation import Polarity, doubts
 from c2am_dist.method.c2am import C2AM
 from c2am_dist.method.encoders import build_encoder
+from c2am_dist.storage import File
 
 logger = logging.getLogger(__name__)
 
-WRITES_IN_FLIGHT = 4
-"""Label files written at once; more would let blocks pile up behind a slow store."""
-THIN_MARGIN = 0.1
-"""A polarity vote closer to even than this is warned about."""
+SHARDS_AT_ONCE = 2000
+"""Shards in one Ray Data execution: hours of work, and some ten MB of row groups to plan."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -50,6 +38,8 @@ class LabelReport:
     """How a labeling job went."""
 
     num_images: int
+    num_new: int
+    """Of these, the images labeled now and not by an earlier job that was cut off."""
     num_errors: int
     """Images that could not be labeled; their rows say why."""
     num_files: int
@@ -63,34 +53,67 @@ class LabelReport:
 def label(config: LabelConfig) -> LabelReport:
     """Writes one label file for each shard of the input; needs a connection to Ray.
 
+    A job that was cut off goes on: finished label files stay as they are.
+
     Raises:
         FileNotFoundError: the checkpoint, the input or a stored threshold is not there.
-        ValueError: a field is missing, a shard cannot be read, the output holds files, or the
-            checkpoint is no C2AM model; the message names the URI.
+        ValueError: a field is missing, a shard cannot be read, the output holds other files or
+            labels of another job, or the checkpoint is no C2AM model; the message names the URI.
     """
     started = time.monotonic()
     config.check_complete()
-    _refuse_used(config.output)
-    row_groups = shards.index(config.input)
+    inputs = storage.expand(config.input)
+    _refuse_empty(inputs, config.input)
     folder = checkpoint.find(config.checkpoint)
     loaded, sha256 = checkpoint.load(folder)
     model = load_model(loaded, folder)
     config = _resolve(config, loaded)
     provenance = _provenance(config, folder, loaded, sha256)
-    blocks = pipeline.stream(row_groups, config, provenance, model)
-    num_errors, num_files = _write_shards(blocks, row_groups, config, provenance)
+    identity = _identity(provenance, inputs)
+    label_set.begin(config.output, identity)
+    finished = label_set.sealed(config.output)
+    if finished is not None:
+        print(f"{config.output}: already finished", flush=True)
+        return _report(finished, num_new=0, started=started)
+    planned = write.plan(inputs, config.output)
+    done, missing = write.split_done(planned)
+    if done:
+        print(f"{len(done)} of {len(planned)} label files are there already", flush=True)
+    files = write.check(done, provenance)
+    num_new, model_ref = 0, ray.put(model)
+    for start in range(0, len(missing), SHARDS_AT_ONCE):
+        some = missing[start : start + SHARDS_AT_ONCE]
+        new = write.label_shards(some, config, provenance, model_ref)
+        num_new += sum(file.num_rows for file in new)
+        files += new
+    label_set.seal(config.output, identity, sorted(files, key=lambda file: file.name))
+    return _report(files, num_new=num_new, started=started)
+
+
+def _report(files: Sequence[LabelFile], *, num_new: int, started: float) -> LabelReport:
     return LabelReport(
-        num_images=sum(group.num_rows for group in row_groups),
-        num_errors=num_errors,
-        num_files=num_files,
+        num_images=sum(file.num_rows for file in files),
+        num_new=num_new,
+        num_errors=sum(file.num_errors for file in files),
+        num_files=len(files),
         elapsed_s=time.monotonic() - started,
     )
 
 
-def _refuse_used(output: str) -> None:
-    found = storage.walk(output) if storage.exists(output) else []
-    if found:
-        raise ValueError(f"{output}: must not hold files yet, found {storage.name(found[0].uri)}")
+def _refuse_empty(files: Sequence[File], uris: Sequence[str]) -> None:
+    if not any(shards.index([file.uri], allow_empty=True) for file in files):
+        raise ValueError(f"{', '.join(uris)}: the shards hold no image")
+
+
+def _identity(provenance: Provenance, inputs: Sequence[File]) -> dict[str, str]:
+    """What must be the same for a job to go on with a folder: its rows would differ else."""
+    listing = "".join(f"{file.uri} {file.size_bytes}\n" for file in inputs)
+    return {
+        "checkpoint_sha256": provenance.checkpoint_sha256,
+        "config_sha256": provenance.config_sha256,
+        "input_sha256": hashlib.sha256(listing.encode()).hexdigest(),
+        "package_version": __version__,
+    }
 
 
 def load_model(loaded: Checkpoint, uri: str) -> C2AM:
@@ -123,11 +146,8 @@ def _resolve(config: LabelConfig, loaded: Checkpoint) -> LabelConfig:
 
 
 def _provenance(config: LabelConfig, folder: str, loaded: Checkpoint, sha256: str) -> Provenance:
-    if loaded.polarity_margin < THIN_MARGIN:
-        logger.warning(
-            "%s: polarity %s won by a margin of %.2f only (0 to 0.5): look at some maps",
-            folder, loaded.polarity, loaded.polarity_margin,
-        )  # fmt: skip
+    for doubt in doubts(loaded.polarity_margin, loaded.border_lock):
+        logger.warning("%s: %s", folder, doubt)
     threshold, source = _threshold(config, folder)
     # Where rows go and how many actors make them changes nothing in them.
     config = dataclasses.replace(config, output="", num_actors=None)
@@ -160,63 +180,3 @@ def _threshold(config: LabelConfig, folder: str) -> tuple[float | None, str]:
     if not 0 <= threshold < 1:
         raise ValueError(f"{uri}: the threshold must be in [0, 1), got {threshold}")
     return threshold, "evaluation"
-
-
-def _write_shards(
-    dataset: ray.data.Dataset,
-    row_groups: Sequence[RowGroup],
-    config: LabelConfig,
-    provenance: Provenance,
-) -> tuple[int, int]:
-    """Writes each shard's label file once its last block is there.
-
-    Returns:
-        The number of rows with an error, and the number of files.
-    """
-    num_rows: Counter[str] = Counter()
-    for group in row_groups:
-        num_rows[group.uri] += group.num_rows
-    outputs = _output_uris(list(num_rows), config.output)
-    blocks = (entry for bundle in dataset.iter_internal_ref_bundles() for entry in bundle.blocks)
-    num_errors, writing = 0, deque[ray.ObjectRef]()
-    with tqdm(total=num_rows.total(), unit=" images", disable=None) as progress:
-        for output, num_missing in zip(outputs, num_rows.values(), strict=True):
-            refs = []
-            while num_missing > 0:
-                block = next(blocks)
-                refs.append(block.ref)
-                num_missing -= block.metadata.num_rows or 0
-                progress.update(block.metadata.num_rows)
-            assert num_missing == 0, "a block spans two shards"
-            writing.append(_write_shard.remote(output, provenance, *refs))
-            if len(writing) > WRITES_IN_FLIGHT:
-                num_errors += ray.get(writing.popleft())
-    assert next(blocks, None) is None, "more rows than images"
-    return num_errors + sum(ray.get(list(writing))), len(outputs)
-
-
-def _output_uris(uris: Sequence[str], output: str) -> list[str]:
-    """Where each shard's labels go: its path below the folder all shards lie in."""
-    parts = [uri.split("/") for uri in uris]
-    columns = zip(*(path[:-1] for path in parts), strict=False)
-    common = list(itertools.takewhile(lambda column: len(set(column)) == 1, columns))
-    names = ["/".join(path[len(common) :]) for path in parts]
-    return [
-        storage.join(output, name if name.endswith(".parquet") else f"{name}.parquet")
-        for name in names
-    ]
-
-
-# It mostly waits for storage, whose hiccups are worth another try: writing is idempotent.
-@ray.remote(num_cpus=0, retry_exceptions=[OSError])  # type: ignore
-def _write_shard(uri: str, provenance: Provenance, *blocks: pa.Table) -> int:
-    """Writes a label file and returns how many of its rows have an error."""
-    metadata = {
-        "c2am_dist.config": provenance.config_json,
-        "c2am_dist.checkpoint_sha256": provenance.checkpoint_sha256,
-        "c2am_dist.package_version": __version__,
-    }
-    table = pa.concat_tables(blocks).cast(schema.LABELS).replace_schema_metadata(metadata)
-    with storage.create(uri) as stream:
-        pq.write_table(table, stream, compression="zstd")
-    return table.num_rows - table["error"].null_count

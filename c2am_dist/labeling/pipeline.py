@@ -23,7 +23,10 @@ seen to spill while actors start and decoded blocks wait for them."""
 
 
 def stream(
-    row_groups: Sequence[RowGroup], config: LabelConfig, provenance: Provenance, model: C2AM
+    row_groups: Sequence[RowGroup],
+    config: LabelConfig,
+    provenance: Provenance,
+    model: "ray.ObjectRef[C2AM]",
 ) -> ray.data.Dataset:
     """Label rows in the order of the input; no block holds rows of two shards."""
     assert config.size_px is not None
@@ -51,7 +54,7 @@ def stream(
         )
         .map_batches(
             ModelActor,
-            fn_constructor_args=(ray.put(model), config, provenance.polarity, shares.actor_threads),
+            fn_constructor_args=(model, config, provenance.polarity, shares.actor_threads),
             batch_size=None,
             compute=ray.data.ActorPoolStrategy(size=min(shares.num_actors, len(runs))),
             num_cpus=shares.actor_cpus,

@@ -1,0 +1,147 @@
+"""A folder of label files: begun with a plan, filled file by file, sealed by ``_SUCCESS``.
+
+``_plan.json``, written first, says which checkpoint and config label which shards, so that no
+other job adds to the folder. ``_SUCCESS``, written last, lists the files with their rows and
+digests; readers take a folder for a label set only with it.
+"""
+
+import dataclasses
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from c2am_dist import storage
+from c2am_dist.storage import File
+
+PLAN, SUCCESS = "_plan.json", "_SUCCESS"
+FORMAT = 1
+"""Raised whenever the content of either changes meaning; see CHANGELOG.md."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class LabelFile:
+    """A finished label file."""
+
+    name: str
+    """Its path below the folder."""
+    num_rows: int
+    num_errors: int
+    """Rows of images that could not be labeled."""
+    size_bytes: int
+    sha256: str
+
+
+def begin(folder: str, identity: Mapping[str, str]) -> None:
+    """Writes the plan, or finds the same one there.
+
+    Args:
+        folder: URI of the label set.
+        identity: what a job must share with another to continue its work, such as digests.
+
+    Raises:
+        ValueError: the folder was begun with another identity, or holds other files.
+    """
+    uri = storage.join(folder, PLAN)
+    held = [f for f in storage.walk(folder) if f.uri != storage.absolute(uri)]
+    begun = _read(uri) if storage.exists(uri) else None
+    if held and begun is None:
+        raise ValueError(
+            f"{folder}: must not hold files yet, found {storage.name(held[0].uri)} "
+            f"and no {PLAN} of a labeling job"
+        )
+    changed = [
+        f"{name} was {begun.get(name)}, now {value}"
+        for name, value in identity.items()
+        if begun is not None and begun.get(name) != value
+    ]
+    if held and changed:
+        raise ValueError(
+            f"{folder}: holds labels of another job: {'; '.join(changed)}. "
+            "Choose another folder, or delete this one"
+        )
+    if begun is None or changed:  # a plan alone binds nobody: nothing was labeled by it
+        _write(uri, {"format": FORMAT, **identity})
+
+
+def seal(folder: str, identity: Mapping[str, str], files: Sequence[LabelFile]) -> None:
+    """Writes ``_SUCCESS``: from now on the folder is a label set."""
+    _write(
+        storage.join(folder, SUCCESS),
+        {
+            "format": FORMAT,
+            **identity,
+            "num_rows": sum(file.num_rows for file in files),
+            "num_errors": sum(file.num_errors for file in files),
+            "files": [dataclasses.asdict(file) for file in files],
+        },
+    )
+
+
+def sealed(folder: str) -> list[LabelFile] | None:
+    """The files of a finished label set; None without ``_SUCCESS``.
+
+    Raises:
+        ValueError: ``_SUCCESS`` cannot be read; names it.
+    """
+    uri = storage.join(folder, SUCCESS)
+    if not storage.exists(uri):
+        return None
+    try:
+        return [LabelFile(**entry) for entry in _read(uri)["files"]]
+    except (KeyError, TypeError) as error:
+        raise ValueError(f"{uri}: not a list of label files ({error!r})") from error
+
+
+def expand(uris: Sequence[str], *, allow_incomplete: bool = False) -> list[File]:
+    """The label files that URIs name; a folder must be a finished label set.
+
+    Files and globs are taken as they are: a label file appears whole or not at all.
+
+    Raises:
+        FileNotFoundError: a URI names nothing, or a listed file is not there.
+        ValueError: a folder is not finished and ``allow_incomplete`` is not set, its files are
+            not those that ``_SUCCESS`` lists, or a file is named twice.
+    """
+    files = storage.expand(uris)
+    if not allow_incomplete:
+        for uri in uris:
+            if storage.root(uri) == storage.absolute(uri):
+                _check_sealed(uri)
+    return files
+
+
+def _check_sealed(folder: str) -> None:
+    listed = sealed(folder)
+    if listed is None:
+        raise ValueError(
+            f"{folder}: no {SUCCESS}, so labeling has not finished: run jobs/label.py again, "
+            "or read what there is (--allow-incomplete)"
+        )
+    found = {file.uri: file.size_bytes for file in storage.expand([folder])}
+    root = storage.absolute(folder)
+    for file in listed:
+        uri = storage.join(root, file.name)
+        size_bytes = found.pop(uri, None)
+        if size_bytes is None:
+            raise FileNotFoundError(f"{uri}: listed in {SUCCESS}, but not there")
+        if size_bytes != file.size_bytes:
+            raise ValueError(
+                f"{uri}: {size_bytes} bytes, but {SUCCESS} lists {file.size_bytes}: "
+                "it was changed or cut off"
+            )
+    if found:
+        raise ValueError(f"{next(iter(found))}: not listed in the {SUCCESS} of its folder")
+
+
+def _read(uri: str) -> dict[str, Any]:
+    try:
+        content = json.loads(storage.read_bytes(uri))
+    except ValueError as error:
+        raise ValueError(f"{uri}: corrupt ({error})") from error
+    if not isinstance(content, dict) or content.get("format") != FORMAT:
+        raise ValueError(f"{uri}: not of format {FORMAT}, which this version reads")
+    return content
+
+
+def _write(uri: str, content: Mapping[str, Any]) -> None:
+    storage.write_bytes(uri, (json.dumps(content, indent=1) + "\n").encode())

@@ -1,0 +1,172 @@
+"""Label rows to label files, a file a shard.
+
+The driver only counts rows until a shard is complete and hands the references of its blocks to
+a task that writes them: no row passes through it. That needs no shuffle and no state, because a
+task decodes a run of row groups of one shard, every later stage turns one block into one block,
+and the order is preserved.
+"""
+
+import hashlib
+import itertools
+from collections import Counter, deque
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import ray
+import ray.data
+from tqdm import tqdm
+
+from c2am_dist import __version__, schema, storage
+from c2am_dist.config import LabelConfig
+from c2am_dist.data import shards
+from c2am_dist.data.label_set import LabelFile
+from c2am_dist.labeling import pipeline
+from c2am_dist.labeling.stages import Provenance
+from c2am_dist.method.c2am import C2AM
+from c2am_dist.storage import File
+
+WRITES_IN_FLIGHT = 4
+"""Label files written at once; more would let blocks pile up behind a slow store."""
+CHECKS_IN_FLIGHT = 64
+"""Finished label files read back at once."""
+
+
+class PlannedFile(NamedTuple):
+    """A shard and where its labels go."""
+
+    shard: str
+    name: str
+    """Path of the label file below the folder."""
+    uri: str
+
+
+def plan(files: Sequence[File], output: str) -> list[PlannedFile]:
+    """Where each shard's labels go: its path below the folder all shards lie in."""
+    parts = [file.uri.split("/") for file in files]
+    columns = zip(*(path[:-1] for path in parts), strict=False)
+    common = list(itertools.takewhile(lambda column: len(set(column)) == 1, columns))
+    names = ["/".join(path[len(common) :]) for path in parts]
+    names = [name if name.endswith(".parquet") else f"{name}.parquet" for name in names]
+    root = storage.absolute(output)
+    return [
+        PlannedFile(file.uri, name, storage.join(root, name))
+        for file, name in zip(files, names, strict=True)
+    ]
+
+
+def split_done(planned: Sequence[PlannedFile]) -> tuple[list[PlannedFile], list[PlannedFile]]:
+    """Those whose label file is there, which is whole then, and those still to label."""
+    roots = {file.uri.removesuffix(file.name) for file in planned}
+    there = {found.uri for root in roots if storage.exists(root) for found in storage.walk(root)}
+    done = [file for file in planned if file.uri in there]
+    return done, [file for file in planned if file.uri not in there]
+
+
+def check(done: Sequence[PlannedFile], provenance: Provenance) -> list[LabelFile]:
+    """What ``_SUCCESS`` lists of label files that an earlier job has finished.
+
+    Raises:
+        ValueError: a file is not a label file of this checkpoint and config; names it.
+    """
+    digests = (provenance.checkpoint_sha256, provenance.config_sha256)
+    checking, found = deque[ray.ObjectRef](), []
+    for file in done:
+        checking.append(_describe.remote(file, *digests))
+        if len(checking) > CHECKS_IN_FLIGHT:
+            found.append(ray.get(checking.popleft()))
+    return found + ray.get(list(checking))
+
+
+def label_shards(
+    files: Sequence[PlannedFile],
+    config: LabelConfig,
+    provenance: Provenance,
+    model: "ray.ObjectRef[C2AM]",
+) -> list[LabelFile]:
+    """Labels shards and writes each label file once its last block is there."""
+    row_groups = shards.index([file.shard for file in files], allow_empty=True)
+    num_rows = Counter({file.shard: 0 for file in files})
+    for group in row_groups:
+        num_rows[group.uri] += group.num_rows
+    blocks = _blocks(row_groups, config, provenance, model)
+    written, writing = [], deque[ray.ObjectRef]()
+    with tqdm(total=num_rows.total(), unit=" images", disable=None) as progress:
+        for file in files:
+            refs, num_missing = [], num_rows[file.shard]
+            while num_missing > 0:
+                ref, num_block_rows = next(blocks)
+                refs.append(ref)
+                num_missing -= num_block_rows
+                progress.update(num_block_rows)
+            assert num_missing == 0, "a block spans two shards"
+            writing.append(_write_file.remote(file, provenance, *refs))
+            if len(writing) > WRITES_IN_FLIGHT:
+                written.append(ray.get(writing.popleft()))
+    assert next(blocks, None) is None, "more rows than images"
+    return written + ray.get(list(writing))
+
+
+def _blocks(
+    row_groups: Sequence[shards.RowGroup],
+    config: LabelConfig,
+    provenance: Provenance,
+    model: "ray.ObjectRef[C2AM]",
+) -> Iterator[tuple["ray.ObjectRef[pa.Table]", int]]:
+    """References to the blocks of label rows, in order, and how many rows each has."""
+    if not row_groups:
+        return
+    dataset = pipeline.stream(row_groups, config, provenance, model)
+    for bundle in dataset.iter_internal_ref_bundles():
+        for entry in bundle.blocks:
+            yield entry.ref, entry.metadata.num_rows or 0
+
+
+# It mostly waits for storage, whose hiccups are worth another try: writing is idempotent.
+@ray.remote(num_cpus=0, retry_exceptions=[OSError])  # type: ignore
+def _write_file(file: PlannedFile, provenance: Provenance, *blocks: pa.Table) -> LabelFile:
+    metadata = {
+        "c2am_dist.config": provenance.config_json,
+        "c2am_dist.config_sha256": provenance.config_sha256,
+        "c2am_dist.checkpoint_sha256": provenance.checkpoint_sha256,
+        "c2am_dist.package_version": __version__,
+    }
+    table = pa.concat_tables([block.cast(schema.LABELS) for block in blocks] or [_EMPTY])
+    # One chunk, since Parquet's pages end where chunks do: the same rows are the same bytes.
+    table = table.combine_chunks().replace_schema_metadata(metadata)
+    buffer = pa.BufferOutputStream()
+    pq.write_table(table, buffer, compression="zstd")
+    data = buffer.getvalue().to_pybytes()
+    storage.write_bytes(file.uri, data)
+    return _label_file(file.name, table, data)
+
+
+_EMPTY = schema.LABELS.empty_table()
+
+
+@ray.remote(num_cpus=0.5, retry_exceptions=[OSError])  # type: ignore
+def _describe(file: PlannedFile, checkpoint_sha256: str, config_sha256: str) -> LabelFile:
+    data = storage.read_bytes(file.uri)
+    try:
+        with pq.ParquetFile(pa.BufferReader(data)) as parquet:
+            metadata = parquet.schema_arrow.metadata or {}
+            table = parquet.read(columns=["image_id", "error"])
+    except pa.ArrowInvalid as error:
+        raise ValueError(f"{file.uri}: not a label file ({error})") from error
+    expected = {"checkpoint_sha256": checkpoint_sha256, "config_sha256": config_sha256}
+    for name, value in expected.items():
+        actual = metadata.get(f"c2am_dist.{name}".encode(), b"").decode()
+        if actual != value:
+            raise ValueError(f"{file.uri}: its {name} is {actual or 'absent'}, not {value}")
+    return _label_file(file.name, table, data)
+
+
+def _label_file(name: str, table: pa.Table, data: bytes) -> LabelFile:
+    return LabelFile(
+        name=name,
+        num_rows=table.num_rows,
+        num_errors=table.num_rows - table["error"].null_count,
+        size_bytes=len(data),
+        sha256=hashlib.sha256(data).hexdigest(),
+    )
