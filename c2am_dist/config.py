@@ -134,8 +134,10 @@ class OptimConfig:
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class ScalingConfig:
-    num_workers: int = 1
-    """Training workers: one per GPU, or CPU processes."""
+    num_workers: int | tuple[int, int] = 1
+    """Training workers: one per GPU, or CPU processes. Two numbers are a range: training runs
+    on as many as the cluster has room for, restarting from the latest checkpoint when that
+    changes. The global batch stays the same."""
     use_gpu: bool | None = None
     """Give each worker a GPU; if unset, whenever the cluster has one."""
     cpus_per_worker: float | None = None
@@ -143,13 +145,26 @@ class ScalingConfig:
     equal share of half the CPUs."""
 
     def __post_init__(self) -> None:
-        _require(self.num_workers > 0, "scaling.num_workers", "positive", self.num_workers)
+        _require(
+            0 < self.min_workers <= self.max_workers,
+            "scaling.num_workers",
+            "positive, and of two the smaller first",
+            self.num_workers,
+        )
         _require(
             self.cpus_per_worker is None or self.cpus_per_worker > 0,
             "scaling.cpus_per_worker",
             "positive",
             self.cpus_per_worker,
         )
+
+    @property
+    def min_workers(self) -> int:
+        return self.num_workers if isinstance(self.num_workers, int) else self.num_workers[0]
+
+    @property
+    def max_workers(self) -> int:
+        return self.num_workers if isinstance(self.num_workers, int) else self.num_workers[1]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -193,11 +208,11 @@ class TrainConfig:
     run: RunConfig = RunConfig()
 
     def __post_init__(self) -> None:
-        parts = self.scaling.num_workers * self.optim.accumulation
+        parts = self.scaling.max_workers * self.optim.accumulation
         _require(
-            self.optim.batch_size % parts == 0,
+            self.optim.batch_size >= parts,
             "optim.batch_size",
-            f"divisible by scaling.num_workers * optim.accumulation ({parts})",
+            f">= scaling.num_workers * optim.accumulation ({parts})",
             self.optim.batch_size,
         )
         if self.method == "c2am":
@@ -245,6 +260,8 @@ class LabelConfig:
     """Images a forward pass."""
     num_actors: int | None = None
     """Model actors; one per GPU, or one per CPU where there is none, if unset."""
+    use_gpu: bool | None = None
+    """Give each actor a GPU, or a share of one; if unset, whenever the cluster has one."""
     precision: Literal["bf16", "float32"] = "float32"
     """Autocast type of the forward pass."""
     max_megapixels: float = 100.0

@@ -6,6 +6,7 @@ of that sum. DistributedDataParallel then averages parameter gradients over work
 under it multiplies its local loss by the number of workers.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -19,28 +20,43 @@ def _num_workers() -> int:
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
 
-def all_gather(rows: Float[Tensor, "m c"]) -> Float[Tensor, "n c"]:
+def all_gather(rows: Float[Tensor, "m c"], sizes: Sequence[int]) -> Float[Tensor, "n c"]:
     """The rows of every worker, in rank order; gradients flow back to the workers they came from.
 
-    Every worker must pass as many rows. A worker's own rows start at rank * m. Without a
-    process group, or with one worker, the rows themselves.
+    Without a process group, or with one worker, the rows themselves.
+
+    Args:
+        rows: this worker's.
+        sizes: how many rows each worker passes, in rank order, the same on all.
     """
-    return rows if _num_workers() == 1 else _AllGather.apply(rows)
+    return rows if _num_workers() == 1 else _AllGather.apply(rows, tuple(sizes))
 
 
 class _AllGather(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, rows: Tensor) -> Tensor:
-        gathered = rows.new_empty((_num_workers() * len(rows), *rows.shape[1:]))
-        dist.all_gather_into_tensor(gathered, rows.contiguous())
-        return gathered
+    """Every worker sends as many rows as the largest part has, since collectives want that."""
 
     @staticmethod
-    def backward(ctx: Any, *grad_outputs: Tensor) -> Tensor:
+    def forward(ctx: Any, rows: Tensor, sizes: tuple[int, ...]) -> Tensor:
+        ctx.sizes = sizes
+        longest = max(sizes)
+        sent = F.pad(rows, (0, 0, 0, longest - len(rows)))
+        gathered = rows.new_empty((len(sizes) * longest, *rows.shape[1:]))
+        dist.all_gather_into_tensor(gathered, sent.contiguous())
+        if min(sizes) == longest:
+            return gathered
+        parts = gathered.split(longest)
+        return torch.cat([part[:size] for part, size in zip(parts, sizes, strict=True)])
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, None]:
         (grad,) = grad_outputs
-        own = grad.new_empty((len(grad) // _num_workers(), *grad.shape[1:]))
+        sizes, longest = ctx.sizes, max(ctx.sizes)
+        if min(sizes) < longest:
+            parts = zip(grad.split(sizes), sizes, strict=True)
+            grad = torch.cat([F.pad(part, (0, 0, 0, longest - size)) for part, size in parts])
+        own = grad.new_empty((longest, *grad.shape[1:]))
         dist.reduce_scatter_tensor(own, grad.contiguous())  # each worker's rows, summed
-        return own
+        return own[: sizes[dist.get_rank()]], None
 
 
 def convert_sync_batchnorm(module: nn.Module) -> nn.Module:
@@ -48,8 +64,8 @@ def convert_sync_batchnorm(module: nn.Module) -> nn.Module:
 
     On a GPU by torch's, which refuses CPU tensors, and on a CPU by the one below: move the
     module to its device first. Parameters and buffers stay the same objects under the same
-    names. In evaluation mode, and so for frozen BatchNorm, nothing changes. Every worker must
-    pass as many images.
+    names. In evaluation mode, and so for frozen BatchNorm, nothing changes. Workers may pass
+    different numbers of images.
     """
     if isinstance(module, nn.BatchNorm2d):
         if module.weight.is_cuda:
@@ -71,12 +87,11 @@ class _SyncBatchNorm(nn.BatchNorm2d):
         assert self.num_batches_tracked is not None and self.momentum is not None
         self.num_batches_tracked.add_(1)
         with torch.autocast(input.device.type, enabled=False):
-            output, mean, var = _NormaliseAcrossWorkers.apply(
+            output, mean, var, count = _NormaliseAcrossWorkers.apply(
                 input, self.weight, self.bias, self.eps
             )
         with torch.no_grad():
-            num_values = input.numel() // input.shape[1] * _num_workers()
-            unbiased = var * num_values / max(num_values - 1, 1)
+            unbiased = var * count / (count - 1).clamp(min=1)
             assert self.running_mean is not None and self.running_var is not None
             self.running_mean.lerp_(mean, self.momentum)
             self.running_var.lerp_(unbiased, self.momentum)
@@ -89,23 +104,28 @@ class _NormaliseAcrossWorkers(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, eps: float
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        # Means of equal parts average exactly, and deviations from their own mean do not cancel
-        # as E[x^2] - E[x]^2 does: var = mean of the parts' var + var of the parts' means.
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        # Deviations from each part's own mean do not cancel as E[x^2] - E[x]^2 does: var = mean
+        # of the parts' var + var of the parts' means, each part weighted by its size.
         var, mean = torch.var_mean(x.to(weight.dtype), dim=(0, 2, 3), correction=0)
-        parts = mean.new_empty(_num_workers() * 2 * len(mean))
-        dist.all_gather_into_tensor(parts, torch.cat([mean, var]))
-        parts = parts.view(_num_workers(), 2, len(mean))
-        mean = parts[:, 0].mean(dim=0)
-        var = parts[:, 1].mean(dim=0) + (parts[:, 0] - mean).square().mean(dim=0)
-        ctx.save_for_backward(x, weight, mean, torch.rsqrt(var + eps))
-        ctx.mark_non_differentiable(mean, var)
-        return F.batch_norm(x, mean, var, weight, bias, training=False, eps=eps), mean, var
+        count = mean.new_full((1,), x.numel() // x.shape[1])
+        own = torch.cat([count, mean, var])
+        parts = own.new_empty(_num_workers() * len(own))
+        dist.all_gather_into_tensor(parts, own)
+        counts, means, variances = parts.view(_num_workers(), -1).split([1, *[len(mean)] * 2], 1)
+        count = counts.sum()
+        share = counts / count
+        mean = (share * means).sum(dim=0)
+        var = (share * (variances + (means - mean).square())).sum(dim=0)
+        ctx.save_for_backward(x, weight, mean, torch.rsqrt(var + eps), count)
+        ctx.mark_non_differentiable(mean, var, count)
+        output = F.batch_norm(x, mean, var, weight, bias, training=False, eps=eps)
+        return output, mean, var, count
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
-        grad = grad_outputs[0]  # mean and variance are not differentiable
-        x, weight, mean, inverse_std = ctx.saved_tensors
+        grad = grad_outputs[0]  # mean, variance and count are not differentiable
+        x, weight, mean, inverse_std, count = ctx.saved_tensors
         shape = (1, -1, 1, 1)
         normalised = (x - mean.view(shape)) * inverse_std.view(shape)
         grad_bias = grad.to(weight.dtype).sum(dim=(0, 2, 3))
@@ -113,8 +133,7 @@ class _NormaliseAcrossWorkers(torch.autograd.Function):
         # Both depend on every worker's images, so every worker's gradients meet here.
         sums = torch.stack([grad_bias, grad_weight])
         dist.all_reduce(sums)
-        num_values = x.numel() // x.shape[1] * _num_workers()
-        mean_grad, mean_grad_normalised = (sums / num_values).view(2, *shape)
+        mean_grad, mean_grad_normalised = (sums / count).view(2, *shape)
         centred = grad - mean_grad - normalised * mean_grad_normalised
         grad_x = centred * (weight * inverse_std).view(shape)
         return grad_x.to(x.dtype), grad_weight, grad_bias, None

@@ -116,7 +116,9 @@ def score(job: Quickstart, checkpoint: str, folder: str) -> dict[str, dict[str, 
     from c2am_dist import evaluation, labeling
 
     labels, shards = f"{folder}/labels", f"{job.output}/shards/val"
-    config = LabelConfig(checkpoint=checkpoint, input=(shards,), output=labels, write_cues="map")
+    config = LabelConfig(
+        checkpoint=checkpoint, input=(shards,), output=labels, size_px=192, write_cues="map"
+    )
     show("label the held-out split", "label.py", config, LabelConfig())
     labeling.label(config)
     scoring = EvaluateConfig(
@@ -155,7 +157,8 @@ def main() -> None:
         "data.crop_px": 128,
         "model.norm": "frozen",
         "optim.max_steps": job.c2am_steps,
-        "optim.lr": 1e-3,
+        "optim.lr": 1e-2,
+        "optim.head_lr_factor": 3.0,
     }
     random = train_config(job, "random", {**learning, "model.weights": "none"})
     random_checkpoint = train("C2AM from a random encoder, for comparison", random)

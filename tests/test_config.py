@@ -46,10 +46,11 @@ def test_override_refuses_a_path_that_names_no_field(path: str):
         (lambda: OptimConfig(momentum=1.0), "optim.momentum"),
         (lambda: OptimConfig(lr=float("nan")), "optim.lr"),
         (lambda: ScalingConfig(num_workers=0), "scaling.num_workers"),
+        (lambda: ScalingConfig(num_workers=(4, 2)), "scaling.num_workers"),
         (lambda: LabelConfig(threshold=1.5), "threshold"),
         (lambda: LabelConfig(scales=()), "scales"),
         (
-            lambda: override(TrainConfig(), {"optim.batch_size": 3, "optim.accumulation": 2}),
+            lambda: override(TrainConfig(), {"optim.batch_size": 3, "optim.accumulation": 4}),
             "optim",
         ),
     ],

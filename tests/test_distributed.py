@@ -12,12 +12,13 @@ import torch.multiprocessing as mp
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from c2am_dist.data.plan import part_sizes
 from c2am_dist.distributed import all_gather, convert_sync_batchnorm
 from c2am_dist.method.c2am import C2AM, RankScope, c2am_loss
 from c2am_dist.method.encoders import build_encoder, freeze_norm
 
 torch.set_num_threads(1)
-NUM_IMAGES = 8
+NUM_IMAGES = 8  # three workers get 3, 3 and 2
 CASES: list[tuple[str, RankScope]] = [
     (norm, scope) for norm, scope in itertools.product(("sync", "frozen"), ("row", "all"))
 ]  # type: ignore
@@ -40,15 +41,16 @@ def step(norm: str, rank_scope: RankScope, rank: int, world: int) -> dict[str, A
     if world > 1:
         model = DistributedDataParallel(model, bucket_cap_mb=4)
     torch.manual_seed(1)
-    images = torch.randn(NUM_IMAGES, 3, 32, 32, dtype=torch.float64).chunk(world)[rank]
+    sizes = part_sizes(NUM_IMAGES, world)
+    images = torch.randn(NUM_IMAGES, 3, 32, 32, dtype=torch.float64).split(sizes)[rank]
     foreground, background, _ = model(images)
     loss = c2am_loss(
         foreground,
         background,
-        all_gather(foreground),
-        all_gather(background),
+        all_gather(foreground, sizes),
+        all_gather(background, sizes),
         alpha=0.25,
-        row_offset=rank * len(images),
+        row_offset=sum(sizes[:rank]),
         rank_scope=rank_scope,
     ).total
     (loss * world).backward()
@@ -61,13 +63,17 @@ def step(norm: str, rank_scope: RankScope, rank: int, world: int) -> dict[str, A
 
 
 def gather_and_differentiate(rank: int, world: int) -> dict[str, Tensor]:
-    rows = torch.tensor([[1.0, 2.0], [3.0, 4.0]]) + 10 * rank
-    rows.requires_grad_()
-    gathered = all_gather(rows)
+    """Worker r gathers one row more than worker r + 1, and weighs what it gathered by r + 1."""
+    rows = numbered_rows(rank, world).requires_grad_()
+    gathered = all_gather(rows, [world - r for r in range(world)])
     weight = torch.arange(gathered.numel()).view_as(gathered) * (rank + 1)
     (gathered * weight).sum().backward()
     assert rows.grad is not None
     return {"gathered": gathered.detach(), "grad": rows.grad}
+
+
+def numbered_rows(rank: int, world: int) -> Tensor:
+    return torch.arange(2.0 * (world - rank)).view(-1, 2) + 100 * rank
 
 
 def work(rank: int, world: int, folder: str) -> None:
@@ -89,7 +95,7 @@ def alone() -> dict[Any, dict[str, Any]]:
     return {case: step(*case, rank=0, world=1) for case in CASES}
 
 
-@pytest.fixture(scope="module", params=[1, 2, 4], ids=lambda world: f"{world} workers")
+@pytest.fixture(scope="module", params=[1, 2, 3, 4], ids=lambda world: f"{world} workers")
 def workers(request, tmp_path_factory) -> list[dict[Any, dict[str, Any]]]:
     world: int = request.param
     folder: Path = tmp_path_factory.mktemp(f"gloo{world}")
@@ -122,17 +128,17 @@ def test_workers_agree_with_one_process_on_running_statistics(alone, workers, ca
 
 def test_gather_orders_rows_by_rank_and_sums_gradients_over_workers(workers):
     world = len(workers)
-    expected = torch.cat([torch.tensor([[1.0, 2.0], [3.0, 4.0]]) + 10 * r for r in range(world)])
-    sum_of_factors = world * (world + 1) // 2  # worker r weighs its copy by r + 1
-    for rank, result in enumerate(workers):
+    expected = torch.cat([numbered_rows(rank, world) for rank in range(world)])
+    weight = torch.arange(expected.numel()).view_as(expected) * (world * (world + 1) // 2)
+    gradients = weight.float().split([world - rank for rank in range(world)])
+    for result, gradient in zip(workers, gradients, strict=True):
         assert torch.equal(result["gather"]["gathered"], expected)
-        own = torch.tensor([[0.0, 1.0], [2.0, 3.0]]) + 4 * rank
-        assert torch.equal(result["gather"]["grad"], own * sum_of_factors)
+        assert torch.equal(result["gather"]["grad"], gradient)
 
 
 def test_without_a_process_group_rows_are_their_own_gathering():
     rows = torch.ones(2, 3)
-    assert all_gather(rows) is rows
+    assert all_gather(rows, [2]) is rows
 
 
 def test_conversion_keeps_parameters_names_and_values():

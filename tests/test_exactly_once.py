@@ -6,16 +6,19 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
 import ray
-from ray.util.state import list_actors
 
 from c2am_dist import storage
+from c2am_dist.config import LabelConfig
 from c2am_dist.data import label_set
+from c2am_dist.labeling import label
 from tests.images import write_shards
+from tests.processes import own_processes
 from tests.test_labeling import _model, _save
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -68,12 +71,17 @@ def image_set(tmp_path_factory: pytest.TempPathFactory) -> str:
 @pytest.fixture(scope="module")
 def undisturbed(
     ray_cluster, trained: Path, image_set: str, tmp_path_factory: pytest.TempPathFactory
-) -> tuple[Path, float]:
-    """A finished label folder, and the seconds that making it took."""
+) -> Path:
+    """A finished label folder."""
     output = tmp_path_factory.mktemp("labels") / "undisturbed"
-    started = time.monotonic()
-    Job(trained, image_set, output).run()
-    return output, time.monotonic() - started
+    assert label(_config(trained, image_set, output)).num_new == NUM_IMAGES
+    return output
+
+
+def _config(trained: Path, image_set: str, output: Path) -> LabelConfig:
+    return LabelConfig(
+        checkpoint=str(trained), input=(image_set,), output=str(output), batch_size=4
+    )
 
 
 def _assert_same(output: Path, undisturbed: Path) -> None:
@@ -93,80 +101,67 @@ def _assert_whole(output: Path) -> None:
             label_set.expand([str(output)])
 
 
-def _kill_at_random_moments(job: Job, whole_s: float, seed: int, num_kills: int) -> None:
-    rng = random.Random(seed)
-    for _ in range(num_kills):
-        process = job.start()
-        time.sleep(rng.uniform(0.3, 1.0) * whole_s)
-        process.kill()
-        process.communicate()
-        _assert_whole(job.output)
+def _kill_at_a_random_moment(job: Job, rng: random.Random) -> None:
+    """Kills it within ten seconds of its first sign of life, the folder's plan, or before."""
+    process = job.start()
+    if rng.random() < 0.8:
+        while not (job.output / label_set.PLAN).exists() and process.poll() is None:
+            time.sleep(0.01)
+    time.sleep(rng.uniform(0, 10))
+    process.kill()
+    process.communicate()
+    _assert_whole(job.output)
 
 
-def test_a_driver_killed_at_random_moments_leaves_what_an_undisturbed_one_does(
-    undisturbed: tuple[Path, float], trained: Path, image_set: str, tmp_path: Path
-):
-    expected, whole_s = undisturbed
-    job = Job(trained, image_set, tmp_path / "labels")
-    _kill_at_random_moments(job, whole_s, seed=0, num_kills=2)
-    job.run()
-    _assert_same(job.output, expected)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("seed", range(20))
-def test_a_driver_killed_at_twenty_random_moments(
-    undisturbed: tuple[Path, float], trained: Path, image_set: str, tmp_path: Path, seed: int
-):
-    expected, whole_s = undisturbed
-    job = Job(trained, image_set, tmp_path / "labels")
-    _kill_at_random_moments(job, whole_s, seed=100 + seed, num_kills=1)
-    job.run()
-    _assert_same(job.output, expected)
-
-
-def test_finished_shards_are_not_labeled_again_after_a_kill(
-    undisturbed: tuple[Path, float], trained: Path, image_set: str, tmp_path: Path
+def test_a_driver_killed_twice_leaves_what_an_undisturbed_one_does(
+    undisturbed: Path, trained: Path, image_set: str, tmp_path: Path
 ):
     job = Job(trained, image_set, tmp_path / "labels")
+    _kill_at_a_random_moment(job, random.Random(0))
     process = job.start()
     while job.num_finished() < 2:
         assert process.poll() is None, process.communicate()[0]
         time.sleep(0.01)
     process.kill()
     process.communicate()
+    _assert_whole(job.output)
     time.sleep(1)  # a write that had begun may still end
     there = {path: path.stat().st_mtime_ns for path in job.output.rglob("*.parquet")}
     assert 2 <= len(there) < NUM_SHARDS, "killed too late to show anything"
     printed = job.run()
     assert f"{len(there)} of {NUM_SHARDS} label files are there already" in printed
-    assert {path: path.stat().st_mtime_ns for path in there} == there
-    _assert_same(job.output, undisturbed[0])
+    assert {path: path.stat().st_mtime_ns for path in there} == there, "labeled again"
+    _assert_same(job.output, undisturbed)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(20))
+def test_a_driver_killed_at_any_moment_leaves_what_an_undisturbed_one_does(
+    undisturbed: Path, trained: Path, image_set: str, tmp_path: Path, seed: int
+):
+    job = Job(trained, image_set, tmp_path / "labels")
+    _kill_at_a_random_moment(job, random.Random(100 + seed))
+    job.run()
+    _assert_same(job.output, undisturbed)
 
 
 def test_a_killed_actor_is_replaced_and_no_row_is_lost(
-    undisturbed: tuple[Path, float], trained: Path, image_set: str, tmp_path: Path
+    undisturbed: Path, trained: Path, image_set: str, tmp_path: Path
 ):
-    job = Job(trained, image_set, tmp_path / "labels")
-    process = job.start()
-    while job.num_finished() < 1:
-        assert process.poll() is None, process.communicate()[0]
-        time.sleep(0.01)
-    actors = [
-        actor
-        for actor in list_actors(filters=[("state", "=", "ALIVE")], detail=True)
-        if "MapWorker" in actor.class_name and actor.pid
-    ]
-    assert actors
-    os.kill(actors[0].pid, signal.SIGKILL)
-    assert job.num_finished() < NUM_SHARDS, "killed too late to show anything"
-    printed, _ = process.communicate(timeout=300)
-    assert process.returncode == 0, printed
-    _assert_same(job.output, undisturbed[0])
+    output = tmp_path / "labels"
+    with ThreadPoolExecutor(1) as pool:
+        labeling = pool.submit(label, _config(trained, image_set, output))
+        while not any(output.rglob("*.parquet")):
+            assert not labeling.done(), labeling.result()
+            time.sleep(0.01)
+        os.kill(own_processes("MapWorker")[0], signal.SIGKILL)
+        assert len(list(output.rglob("*.parquet"))) < NUM_SHARDS, "killed too late"
+        assert labeling.result().num_new == NUM_IMAGES
+    _assert_same(output, undisturbed)
 
 
 def test_a_half_written_file_of_a_killed_job_is_swept_away(
-    undisturbed: tuple[Path, float], trained: Path, image_set: str, tmp_path: Path
+    undisturbed: Path, trained: Path, image_set: str, tmp_path: Path
 ):
     output = tmp_path / "labels"
     code = (
@@ -181,6 +176,5 @@ def test_a_half_written_file_of_a_killed_job_is_swept_away(
     assert killed.returncode == -signal.SIGKILL
     assert list(output.iterdir()), "nothing was left to sweep"
     assert not storage.walk(str(output)), "a half-written file is in view"
-    job = Job(trained, image_set, output)
-    job.run()
-    _assert_same(output, undisturbed[0])
+    label(_config(trained, image_set, output))
+    _assert_same(output, undisturbed)

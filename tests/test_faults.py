@@ -8,12 +8,11 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from ray.util.state import list_actors
-
 from c2am_dist import checkpoint
 from c2am_dist.config import TrainConfig, override
 from c2am_dist.training import fit
 from tests.images import write_shards
+from tests.processes import own_processes
 from tests.test_training import BASE
 
 
@@ -40,11 +39,9 @@ def test_training_goes_on_from_the_last_checkpoint_when_a_worker_is_killed(
     training = threading.Thread(target=fit, args=(override(TrainConfig(), values),))
     training.start()
     _wait(lambda: bool(checkpoint.steps(str(run))), "a checkpoint")
-    workers = list_actors(
-        filters=[("class_name", "=", "RayTrainWorker"), ("state", "=", "ALIVE")], detail=True
-    )
+    workers = own_processes("RayTrainWorker")
     assert len(workers) == 2
-    os.kill(workers[1].pid, signal.SIGKILL)
+    os.kill(workers[1], signal.SIGKILL)
     died_at = checkpoint.latest_step(str(run)) or 0
     training.join()
     assert died_at < 60

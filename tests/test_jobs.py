@@ -9,6 +9,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -46,12 +47,13 @@ def _free_port() -> int:
 def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The address of a head node's dashboard."""
     port, temp = _free_port(), tmp_path_factory.mktemp("ray")
+    sockets = tempfile.mkdtemp(prefix="ray-")  # pytest's folder is too long a path for them
     flags = f"--head --node-ip-address=127.0.0.1 --port={_free_port()} --num-cpus=4 --block"
     flags += f" --dashboard-host=127.0.0.1 --dashboard-port={port} --object-store-memory=300000000"
     with open(temp / "head.log", "w") as log:
         process = subprocess.Popen(
             [RAY, "start", *flags.split()],
-            env={**ENV, "RAY_TMPDIR": f"/tmp/ray-{os.getpid()}"},
+            env={**ENV, "RAY_TMPDIR": sockets},
             stdout=log,
             stderr=subprocess.STDOUT,
             start_new_session=True,
@@ -68,7 +70,7 @@ def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGTERM)
         process.wait(timeout=60)
-        shutil.rmtree(f"/tmp/ray-{os.getpid()}", ignore_errors=True)
+        shutil.rmtree(sockets, ignore_errors=True)
 
 
 @pytest.fixture(scope="module")

@@ -21,7 +21,7 @@ from c2am_dist.checkpoint import Checkpoint, CheckpointError
 from c2am_dist.config import LabelConfig, digest
 from c2am_dist.data import label_set
 from c2am_dist.labeling import label
-from c2am_dist.labeling.pipeline import _block_bytes
+from c2am_dist.labeling.pipeline import _block_bytes, _resources
 from c2am_dist.labeling.stages import ModelActor, decode_run
 from c2am_dist.method.activation import Polarity
 from c2am_dist.method.boxes import to_protocol
@@ -339,6 +339,29 @@ def test_a_shard_without_images_gets_a_label_file_without_rows(
     report = label(_config(trained, tmp_path / "in", tmp_path / "out"))
     assert (report.num_images, report.num_files) == (1, 2)
     assert pq.read_table(tmp_path / "out" / "1.parquet").num_rows == 0
+
+
+@pytest.mark.parametrize(
+    ("num_actors", "use_gpu", "cpus", "gpus", "expected"),
+    [
+        (None, None, 8, 0, (8, 0.0)),
+        (None, None, 32, 4, (4, 1.0)),
+        (8, None, 32, 4, (8, 0.5)),
+        (None, False, 32, 4, (32, 0.0)),
+        (6, True, 0, 0, (6, 1.0)),
+    ],
+)
+def test_actors_follow_from_the_cluster_unless_told_otherwise(
+    num_actors, use_gpu, cpus, gpus, expected
+):
+    shares = _resources(num_actors, use_gpu, cpus=cpus, gpus=gpus)
+    assert (shares.num_actors, shares.actor_gpus) == expected
+
+
+@pytest.mark.parametrize(("use_gpu", "field"), [(None, "use_gpu"), (True, "num_actors")])
+def test_a_cluster_scaled_to_zero_must_be_told_what_to_ask_for(use_gpu, field: str):
+    with pytest.raises(ValueError, match=f"{field} must be given: the cluster has no"):
+        _resources(None, use_gpu, cpus=0, gpus=0)
 
 
 def test_a_used_output_folder_is_refused(trained: Path, image_set: Path, tmp_path: Path):

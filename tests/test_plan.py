@@ -95,3 +95,19 @@ def test_a_limit_takes_its_share_of_every_row_group():
 def test_fewer_images_than_the_batch_are_refused_with_both_numbers():
     with pytest.raises(ValueError, match=f"{NUM_IMAGES} images, fewer than.*1000"):
         plan.steps_per_epoch(GROUPS, batch_size=1000)
+
+
+@pytest.mark.parametrize(("batch_size", "num_workers"), [(12, 5), (8, 3), (7, 7), (9, 1), (10, 2)])
+@pytest.mark.parametrize("start", [0, 3])
+def test_padding_gives_every_worker_parts_of_one_length(
+    batch_size: int, num_workers: int, start: int
+):
+    rows = np.arange(start, 4 * batch_size)
+    indices, is_padding = plan.padded(rows, batch_size=batch_size, num_workers=num_workers)
+    assert indices[~is_padding].tolist() == list(range(len(rows)))
+    assert (rows[indices[is_padding]] == rows[indices[np.flatnonzero(is_padding) - 1]]).all()
+    length = -(-batch_size // num_workers)
+    whole = plan.padded(np.arange(batch_size), batch_size=batch_size, num_workers=num_workers)
+    kept = (~whole[1]).reshape(num_workers, length).sum(axis=1)
+    assert kept.tolist() == plan.part_sizes(batch_size, num_workers)
+    assert sum(kept) == batch_size

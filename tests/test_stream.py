@@ -5,6 +5,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import ray
+import ray.data
 
 from c2am_dist.config import DataConfig
 from c2am_dist.data import shards, stream
@@ -21,28 +22,30 @@ def image_set(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 @ray.remote(num_cpus=0)
-def _consume(part, batch_size: int) -> list[dict[str, np.ndarray]]:
+def _consume(part, num_workers: int) -> list[dict[str, np.ndarray]]:
     return [
         {name: np.array(column) for name, column in batch.items()}
-        for batch in stream.worker_batches(part, batch_size=batch_size)
+        for batch in stream.worker_batches(part, batch_size=BATCH, num_workers=num_workers)
     ]
 
 
 def _global_batches(uri: str, *, num_workers: int, start_step: int = 0, classes=()):
     """Each step's images and labels over all workers, sorted, as bytes."""
-    dataset = stream.batches(
-        shards.index([uri]),
-        data=DATA,
-        seed=3,
-        batch_size=BATCH,
-        num_workers=num_workers,
-        start_step=start_step,
-        total_steps=STEPS,
-        classes=classes,
-    )
-    dataset.context.execution_options = stream.execution_options()
-    parts = dataset.streaming_split(num_workers, equal=True)
-    per_worker = ray.get([_consume.remote(part, BATCH // num_workers) for part in parts])
+
+    def make(num_workers: int) -> ray.data.Dataset:
+        return stream.batches(
+            shards.index([uri]),
+            data=DATA,
+            seed=3,
+            batch_size=BATCH,
+            num_workers=num_workers,
+            start_step=start_step,
+            total_steps=STEPS,
+            classes=classes,
+        )
+
+    parts = stream.Feed(make).configure({"train": None}, num_workers)
+    per_worker = ray.get([_consume.remote(part["train"], num_workers) for part in parts])
     steps = []
     for offset, batches in enumerate(zip(*per_worker, strict=True)):
         assert all((batch["step"] == start_step + offset).all() for batch in batches)
@@ -64,7 +67,7 @@ def test_every_number_of_workers_gets_the_same_global_batches(ray_cluster, tmp_p
     assert len(one) == STEPS
     assert len({key for keys, _, _ in one for key in keys}) > 40  # epochs augment anew
     assert _global_batches(uri, num_workers=2) == one
-    assert _global_batches(uri, num_workers=4) == one
+    assert _global_batches(uri, num_workers=5) == one  # parts of 3, 3, 2, 2 and 2
 
 
 def test_resuming_delivers_the_remaining_steps_unchanged(ray_cluster, tmp_path: Path):

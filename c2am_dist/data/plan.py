@@ -114,3 +114,27 @@ def _grouped(
             pending, size = [], 0
     if pending:
         yield tuple(pending)
+
+
+def part_sizes(batch_size: int, num_workers: int) -> list[int]:
+    """How many images of each global batch every worker gets: as equal as can be, in rank order."""
+    quotient, remainder = divmod(batch_size, num_workers)
+    return [quotient + (rank < remainder) for rank in range(num_workers)]
+
+
+def padded(rows: np.ndarray, *, batch_size: int, num_workers: int) -> tuple[np.ndarray, np.ndarray]:
+    """Rows of the run, in order, with the parts of all workers padded to one length.
+
+    Args:
+        rows: consecutive positions in the run; each batch is cut into :func:`part_sizes`.
+        batch_size: of the global batch, at least ``num_workers``.
+        num_workers: among whom it is cut.
+
+    Returns:
+        Indices into ``rows``, and which of them are padding: the last row of a part that is one
+        shorter than the longest comes twice. Any slice of the run is padded as the whole is.
+    """
+    sizes = np.array(part_sizes(batch_size, num_workers))
+    is_last_of_short = np.isin(rows % batch_size, np.cumsum(sizes)[sizes < sizes.max()] - 1)
+    indices = np.repeat(np.arange(len(rows)), 1 + is_last_of_short)
+    return indices, np.diff(indices, prepend=-1) == 0

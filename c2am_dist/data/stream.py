@@ -4,19 +4,22 @@ read a window -> cut into blocks of one worker's batch -> decode, crop, flip -> 
 
 Reading, decoding and augmenting run as Ray tasks, off the training processes. The order is
 preserved and every block has the same number of rows, so the split deals them out in turn:
-block j belongs to worker j mod n, and step t to blocks t*n .. t*n + n - 1. Epochs follow each
-other in one execution, since starting one anew costs seconds (docs/performance.md).
+block j belongs to worker j mod n, and step t to blocks t*n .. t*n + n - 1. Where the number of
+workers does not divide the batch, the shorter parts are padded with a row that workers drop.
+Epochs follow each other in one execution, since starting one anew costs seconds
+(docs/performance.md).
 """
 
 import functools
 import logging
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, cast
 
 import numpy as np
 import pyarrow as pa
 import ray
 import ray.data
+import ray.train
 from ray.data import DataIterator, Dataset, ExecutionOptions
 
 from c2am_dist.config import DataConfig
@@ -32,6 +35,30 @@ def execution_options() -> ExecutionOptions:
     return ExecutionOptions(preserve_order=True)
 
 
+class Feed(ray.train.DataConfig):
+    """Makes a run's stream whenever its workers (re)start, and deals it out among them.
+
+    Only then are known how many workers there are and the step to go on from, and Ray Train asks
+    here. Its own way would hand blocks to workers on the same node first, in another order.
+
+    Args:
+        make: the stream for so many workers.
+    """
+
+    def __init__(self, make: Callable[[int], Dataset]) -> None:
+        super().__init__()
+        self._make = make
+
+    def configure(
+        self, datasets: Any, world_size: int, *unused: Any, **also_unused: Any
+    ) -> list[dict[str, DataIterator]]:
+        """The split of every worker, under the names in ``datasets``, whose values are unused."""
+        dataset = self._make(world_size)
+        dataset.context.execution_options = execution_options()
+        splits = dataset.streaming_split(world_size, equal=True)
+        return [dict.fromkeys(datasets, split) for split in splits]
+
+
 def batches(
     row_groups: Sequence[RowGroup],
     *,
@@ -45,9 +72,9 @@ def batches(
 ) -> Dataset:
     """The stream of a run from ``start_step`` on, to be split equally over ``num_workers``.
 
-    Rows have ``image`` (uint8 crop_px crop_px 3), ``step`` (int64), ``is_replaced`` (bool: the
-    image could not be decoded and another of its block stands in) and, with ``classes``,
-    ``label`` (int64 index into them).
+    Rows have ``image`` (uint8 crop_px crop_px 3), ``step`` (int64), ``is_padding`` (bool: to be
+    dropped), ``is_replaced`` (bool: the image could not be decoded and another of its block
+    stands in) and, with ``classes``, ``label`` (int64 index into them).
     """
     windows = list(
         plan.windows(
@@ -61,13 +88,18 @@ def batches(
     )
     columns = ["image_id", "image", *(["label"] if classes else [])]
     read = functools.partial(
-        _read_window, windows=windows, seed=seed, batch_size=batch_size, columns=columns
+        _read_window,
+        windows=windows,
+        seed=seed,
+        batch_size=batch_size,
+        num_workers=num_workers,
+        columns=columns,
     )
     decode = functools.partial(_decode_block, data=data, seed=seed, classes=tuple(classes))
     dataset = (
         ray.data.range(len(windows), override_num_blocks=len(windows))
         .map_batches(read, batch_size=None, batch_format="numpy")
-        .repartition(target_num_rows_per_block=batch_size // num_workers, strict=True)
+        .repartition(target_num_rows_per_block=-(-batch_size // num_workers), strict=True)
         .map_batches(decode, batch_size=None, batch_format="pyarrow", concurrency=data.decode_tasks)
     )
     context = dataset.context  # the loop shows the progress, not the stream
@@ -81,15 +113,18 @@ def _read_window(
     windows: Sequence[plan.Window],
     seed: int,
     batch_size: int,
+    num_workers: int,
     columns: Sequence[str],
 ) -> pa.Table:
-    """The encoded rows of a window in training order, with their epoch and step."""
+    """The encoded rows of a window in training order and padded, with their epoch and step."""
     window = windows[batch["id"].item()]
     table = pa.concat_tables(shards.read(group, columns) for group in window.row_groups)
-    table = table.take(pa.array(window.order(seed)))
     rows = window.first_row + np.arange(window.take)
-    table = table.append_column("epoch", pa.array(np.full(window.take, window.epoch)))
-    return table.append_column("step", pa.array(rows // batch_size))
+    indices, is_padding = plan.padded(rows, batch_size=batch_size, num_workers=num_workers)
+    table = table.take(pa.array(window.order(seed)[indices]))
+    table = table.append_column("epoch", pa.array(np.full(len(indices), window.epoch)))
+    table = table.append_column("is_padding", pa.array(is_padding))
+    return table.append_column("step", pa.array(rows[indices] // batch_size))
 
 
 def _decode_block(
@@ -109,7 +144,8 @@ def _decode_block(
             is_replaced[i] = True
             logger.warning("image %s is replaced: %s", image_ids[i], error)
     _replace(pixels, is_replaced, image_ids)
-    columns = {"image": pixels, "step": block["step"].to_numpy(), "is_replaced": is_replaced}
+    columns = {"image": pixels, "is_replaced": is_replaced}
+    columns |= {name: block[name].to_numpy() for name in ("step", "is_padding")}
     if classes:
         index_of = {name: index for index, name in enumerate(classes)}
         columns["label"] = np.array([index_of[name] for name in block["label"].to_pylist()])
@@ -144,16 +180,20 @@ def _replace(pixels: np.ndarray, is_replaced: np.ndarray, image_ids: Sequence[st
 
 
 def worker_batches(
-    shard: DataIterator, *, batch_size: int, prefetch_batches: int = 2
+    shard: DataIterator, *, batch_size: int, num_workers: int, prefetch_batches: int = 2
 ) -> Iterator[dict[str, np.ndarray]]:
-    """This worker's batches of ``batch_size`` rows, as the split deals them out."""
+    """This worker's part of each global batch of ``batch_size`` rows, as the split deals them."""
     batches = shard.iter_batches(
-        batch_size=batch_size,
+        batch_size=-(-batch_size // num_workers),
         batch_format="numpy",
         prefetch_batches=prefetch_batches,
         drop_last=True,
     )
-    yield from cast(Iterable[dict[str, np.ndarray]], batches)
+    for batch in cast(Iterable[dict[str, np.ndarray]], batches):
+        is_padding = batch.pop("is_padding")
+        if is_padding.any():
+            batch = {name: values[~is_padding] for name, values in batch.items()}
+        yield batch
 
 
 def sample(

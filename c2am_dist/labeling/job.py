@@ -150,7 +150,7 @@ def _provenance(config: LabelConfig, folder: str, loaded: Checkpoint, sha256: st
         logger.warning("%s: %s", folder, doubt)
     threshold, source = _threshold(config, folder)
     # Where rows go and how many actors make them changes nothing in them.
-    config = dataclasses.replace(config, output="", num_actors=None)
+    config = dataclasses.replace(config, output="", num_actors=None, use_gpu=None)
     return Provenance(
         threshold=threshold,
         threshold_source=source,

@@ -17,6 +17,9 @@ RUN_BATCHES = 8
 """Batches a decode task reads at least, if its shard holds them: only its last is partial."""
 BLOCK_BYTES = 16 * 2**20
 """Decoded pixels to pass between tasks at a time: some ten milliseconds of copying."""
+SOME_CPU = 0.01
+"""Reserved by what needs no core of its own; nothing at all would let it run on a head node that
+offers no CPU, to be left alone."""
 STORE_BLOCKS = 64
 """Blocks that fit into a node's object store at least, where a batch is no larger; fewer were
 seen to spill while actors start and decoded blocks wait for them."""
@@ -41,7 +44,10 @@ def stream(
     to_rows = functools.partial(label_rows, config=config, provenance=provenance)
     cluster = ray.cluster_resources()
     shares = _resources(
-        config.num_actors, cpus=int(cluster.get("CPU", 1)), gpus=cluster.get("GPU", 0)
+        config.num_actors,
+        config.use_gpu,
+        cpus=int(cluster.get("CPU", 0)),
+        gpus=cluster.get("GPU", 0),
     )
     dataset = ray.data.from_items(runs, override_num_blocks=len(runs))
     dataset.context.execution_options.preserve_order = True
@@ -64,7 +70,7 @@ def stream(
             to_rows,  # type: ignore
             batch_size=None,
             compute=ray.data.TaskPoolStrategy(size=min(shares.row_tasks, len(runs))),
-            num_cpus=0,
+            num_cpus=SOME_CPU,
         )
     )
 
@@ -108,11 +114,13 @@ class Resources:
     actor_gpus: float
     decode_cpus: float
     row_tasks: int
-    """Tasks that label rows. They reserve no CPU: decode tasks keep theirs while they wait for
-    the actors, and rows that waited for them in turn stood still (seen on two CPUs)."""
+    """Tasks that label rows. They reserve next to no CPU: decode tasks keep theirs while they
+    wait for the actors, and rows that waited for them in turn stood still (seen on two CPUs)."""
 
 
-def _resources(num_actors: int | None, *, cpus: int, gpus: float) -> Resources:
+def _resources(
+    num_actors: int | None, use_gpu: bool | None, *, cpus: int, gpus: float
+) -> Resources:
     """Shares of a cluster of so many CPUs and GPUs.
 
     With GPUs, each has an actor unless told otherwise, and tasks decode for it. Without, each
@@ -120,19 +128,29 @@ def _resources(num_actors: int | None, *, cpus: int, gpus: float) -> Resources:
     actor decodes its own images, and no thread waits for one that decoding has displaced. On two
     CPUs that was 1.6 times as fast as one actor of two threads beside decode tasks. Half of the
     CPUs stay unreserved, for the tasks that begin the stream.
+
+    Raises:
+        ValueError: the cluster has scaled to zero and the config does not say what to ask for.
     """
-    if gpus:
-        num_actors = num_actors or int(gpus)
+    if use_gpu is None:
+        if not cpus:
+            raise ValueError("use_gpu must be given: the cluster has no worker node yet")
+        use_gpu = gpus > 0
+    num_actors = num_actors or (int(gpus) if use_gpu else cpus)
+    if not num_actors:
+        raise ValueError(
+            f"num_actors must be given: the cluster has no {'GPU' if use_gpu else 'CPU'} yet"
+        )
+    if use_gpu:
         actor_threads, actor_cpus, decode_cpus = 1, 0.5, 1.0
     else:
-        num_actors = num_actors or cpus
         actor_threads = max(1, cpus // num_actors)
-        actor_cpus = decode_cpus = min(1.0, cpus / 2 / num_actors)
+        actor_cpus = decode_cpus = min(1.0, cpus / 2 / num_actors) or 1.0
     return Resources(
         num_actors=num_actors,
         actor_threads=actor_threads,
         actor_cpus=actor_cpus,
-        actor_gpus=min(1.0, gpus / num_actors),
+        actor_gpus=min(1.0, gpus / num_actors) or 1.0 if use_gpu else 0.0,
         decode_cpus=decode_cpus,
         row_tasks=max(1, cpus // 2),
     )

@@ -10,7 +10,7 @@ import hashlib
 import itertools
 from collections import Counter, deque
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -113,7 +113,7 @@ def _blocks(
     config: LabelConfig,
     provenance: Provenance,
     model: "ray.ObjectRef[C2AM]",
-) -> Iterator[tuple["ray.ObjectRef[pa.Table]", int]]:
+) -> Iterator[tuple[Any, int]]:
     """References to the blocks of label rows, in order, and how many rows each has."""
     if not row_groups:
         return
@@ -124,7 +124,7 @@ def _blocks(
 
 
 # It mostly waits for storage, whose hiccups are worth another try: writing is idempotent.
-@ray.remote(num_cpus=0, retry_exceptions=[OSError])  # type: ignore
+@ray.remote(num_cpus=pipeline.SOME_CPU, retry_exceptions=[OSError])  # type: ignore
 def _write_file(file: PlannedFile, provenance: Provenance, *blocks: pa.Table) -> LabelFile:
     metadata = {
         "c2am_dist.config": provenance.config_json,

@@ -1,6 +1,7 @@
 """``fit(config)``: shards and weights checked, Ray Train started, the run's end judged."""
 
 import dataclasses
+import functools
 import hashlib
 import json
 import logging
@@ -93,8 +94,8 @@ def _train(job: Job) -> None:
     trainer = TorchTrainer(
         worker_loop,
         train_loop_config={"job": job},
-        datasets={"train": lambda: _stream(job)},
-        dataset_config=ray.train.DataConfig(execution_options=stream.execution_options()),
+        datasets={"train": _unused_dataset},
+        dataset_config=stream.Feed(functools.partial(_stream, job)),
         scaling_config=_scaling(job.config),
         run_config=ray.train.RunConfig(
             storage_path=job.run,
@@ -112,7 +113,12 @@ def _train(job: Job) -> None:
         raise TrainingStopped(f"{job.config.run.name}: {stopped}")
 
 
-def _stream(job: Job) -> ray.data.Dataset:
+def _unused_dataset() -> ray.data.Dataset:
+    """What Ray Train wants beside a Feed, which makes the stream itself; it is never read."""
+    return ray.data.range(1)
+
+
+def _stream(job: Job, num_workers: int) -> ray.data.Dataset:
     """The batches still to train on; called anew whenever the workers (re)start."""
     config = job.config
     return stream.batches(
@@ -120,7 +126,7 @@ def _stream(job: Job) -> ray.data.Dataset:
         data=config.data,
         seed=config.run.seed,
         batch_size=config.optim.batch_size,
-        num_workers=config.scaling.num_workers,
+        num_workers=num_workers,
         start_step=checkpoint.latest_step(job.run) or 0,
         total_steps=job.total_steps,
         classes=job.classes,
@@ -128,15 +134,23 @@ def _stream(job: Job) -> ray.data.Dataset:
 
 
 def _scaling(config: TrainConfig) -> ray.train.ScalingConfig:
-    """A GPU a worker where there are any; else half the CPUs, so that the rest can decode."""
+    """A GPU a worker where there are any; else half the CPUs, so that the rest can decode.
+
+    Raises:
+        ValueError: the cluster has scaled to zero, so nothing says what its workers will be.
+    """
     resources = ray.cluster_resources()
     use_gpu = config.scaling.use_gpu
     if use_gpu is None:
+        if not resources.get("CPU"):
+            raise ValueError(
+                "scaling.use_gpu must be given: the cluster has no worker node yet to judge by"
+            )
         use_gpu = resources.get("GPU", 0) > 0
     cpus = config.scaling.cpus_per_worker
     if cpus is None:
-        cpus = 1.0 if use_gpu else resources["CPU"] / 2 / config.scaling.num_workers
-        cpus = round(cpus, 2)
+        share = resources.get("CPU", 0) / 2 / config.scaling.max_workers
+        cpus = 1.0 if use_gpu or not share else round(share, 2)
     return ray.train.ScalingConfig(
         num_workers=config.scaling.num_workers,
         use_gpu=use_gpu,

@@ -102,11 +102,15 @@ def _batches(job: Job, start_step: int) -> Iterator[dict[str, np.ndarray]]:
     """This worker's part of each global batch from ``start_step`` on, in the plan's order."""
     if start_step == job.total_steps:
         return
-    part = job.config.optim.batch_size // ray.train.get_context().get_world_size()
     shard = ray.train.get_dataset_shard("train")
     assert shard is not None
+    batches = stream.worker_batches(
+        shard,
+        batch_size=job.config.optim.batch_size,
+        num_workers=ray.train.get_context().get_world_size(),
+    )
     step = start_step - 1
-    for step, batch in enumerate(stream.worker_batches(shard, batch_size=part), start_step):
+    for step, batch in enumerate(batches, start_step):
         if not (batch["step"] == step).all():
             raise RuntimeError(f"the stream delivered step {batch['step'][0]}, expected {step}")
         yield batch

@@ -17,6 +17,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from c2am_dist import distributed
 from c2am_dist.config import LossConfig, Method, TrainConfig
+from c2am_dist.data import plan
 from c2am_dist.method.c2am import C2AM, C2AMLoss, c2am_loss
 from c2am_dist.method.classifier import Classifier
 from c2am_dist.method.encoders import build_encoder
@@ -66,7 +67,7 @@ class ContrastiveMethod:
         if config.optim.accumulation == 1:
             with autocast():
                 foreground, background, activation = model(images)
-            losses, scale = _contrast(foreground, background, config.loss)
+            losses, scale = _contrast(foreground, background, config.loss, config.optim.batch_size)
             (losses.total * scale).backward()
         else:
             losses, scale, activation = _accumulate(model, images, config, autocast)
@@ -80,16 +81,19 @@ class ContrastiveMethod:
         }
 
 
-def _contrast(foreground: Tensor, background: Tensor, loss: LossConfig) -> tuple[C2AMLoss, int]:
+def _contrast(
+    foreground: Tensor, background: Tensor, loss: LossConfig, batch_size: int
+) -> tuple[C2AMLoss, int]:
     """This worker's rows of the loss, and the factor that makes their mean the whole loss."""
     foreground, background = foreground.float(), background.float()
     if loss.contrast == "worker":  # the published code's objective: it changes with the workers
         foreground_all, background_all, row_offset, scale = foreground, background, 0, 1
     else:
-        foreground_all = distributed.all_gather(foreground)
-        background_all = distributed.all_gather(background)
-        scale = len(foreground_all) // len(foreground)
-        row_offset = (dist.get_rank() if scale > 1 else 0) * len(foreground)
+        scale = dist.get_world_size() if dist.is_initialized() else 1
+        sizes = plan.part_sizes(batch_size, scale)
+        foreground_all = distributed.all_gather(foreground, sizes)
+        background_all = distributed.all_gather(background, sizes)
+        row_offset = sum(sizes[: dist.get_rank()]) if scale > 1 else 0
     losses = c2am_loss(
         foreground,
         background,
@@ -113,15 +117,15 @@ def _accumulate(
     spans the same pairs as without accumulation. BatchNorm in training mode, the head's always,
     normalises each micro-batch by itself: in that, and only that, gradients differ.
     """
-    parts = images.chunk(config.optim.accumulation)
+    parts = images.tensor_split(config.optim.accumulation)
     with torch.no_grad(), autocast(), _running_statistics_kept(model):
         cached = [model(part) for part in parts]
     foreground, background, activation = (torch.cat(pieces) for pieces in zip(*cached, strict=True))
     foreground = foreground.float().requires_grad_()
     background = background.float().requires_grad_()
-    losses, scale = _contrast(foreground, background, config.loss)
+    losses, scale = _contrast(foreground, background, config.loss, config.optim.batch_size)
     gradients = torch.autograd.grad(losses.total * scale, (foreground, background))
-    shares = zip(*(gradient.chunk(len(parts)) for gradient in gradients), strict=True)
+    shares = zip(*(gradient.tensor_split(len(parts)) for gradient in gradients), strict=True)
     for position, (part, share) in enumerate(zip(parts, shares, strict=True)):
         is_last = position == len(parts) - 1
         with _without_sync(model, unless=is_last):
@@ -169,19 +173,21 @@ class ClassifierMethod:
         assert labels is not None
         parts = config.optim.accumulation
         pieces: Sequence[tuple[Tensor, Tensor]] = list(
-            zip(images.chunk(parts), labels.chunk(parts), strict=True)
+            zip(images.tensor_split(parts), labels.tensor_split(parts), strict=True)
         )
+        # Averaged over workers, whose parts may differ in size, the mean of the global batch.
+        share = config.optim.batch_size / (dist.get_world_size() if dist.is_initialized() else 1)
         loss_sum = torch.zeros((), device=images.device)
         num_correct = torch.zeros((), device=images.device)
         for position, (part, target) in enumerate(pieces):
             with _without_sync(model, unless=position == len(pieces) - 1):
                 with autocast():
                     logits = model(part)
-                loss = F.cross_entropy(logits.float(), target, reduction="sum") / len(images)
+                loss = F.cross_entropy(logits.float(), target, reduction="sum") / share
                 loss.backward()
             loss_sum += loss.detach()
             num_correct += (logits.detach().argmax(1) == target).sum()
-        return {"loss": loss_sum, "accuracy": num_correct / len(images)}
+        return {"loss": loss_sum, "accuracy": num_correct / share}
 
 
 METHODS: dict[Method, Trainable] = {"c2am": ContrastiveMethod(), "classifier": ClassifierMethod()}

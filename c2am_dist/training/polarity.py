@@ -72,7 +72,7 @@ def _local_maps(job: "Job", model: nn.Module, autocast: Autocast) -> Tensor:
         num_workers=world_size,
         data=data,
     )
-    size = job.config.optim.batch_size // (world_size * job.config.optim.accumulation)
+    size = -(-job.config.optim.batch_size // (world_size * job.config.optim.accumulation))
 
     def map_of(batch: Tensor) -> Tensor:
         with autocast():

@@ -85,21 +85,22 @@ def _dataloader(row_groups: Sequence[RowGroup], num_cores: int) -> float:
 def _stream(row_groups: Sequence[RowGroup]) -> tuple[float, float]:
     """Images a second once running, and seconds to the first batch."""
     num_images = sum(group.num_rows for group in row_groups)
-    dataset = stream.batches(
-        row_groups,
-        data=DATA,
-        seed=0,
-        batch_size=BATCH,
-        num_workers=1,
-        start_step=0,
-        total_steps=num_images // BATCH,
+    feed = stream.Feed(
+        lambda num_workers: stream.batches(
+            row_groups,
+            data=DATA,
+            seed=0,
+            batch_size=BATCH,
+            num_workers=num_workers,
+            start_step=0,
+            total_steps=num_images // BATCH,
+        )
     )
-    dataset.context.execution_options = stream.execution_options()
     started = time.perf_counter()
-    (part,) = dataset.streaming_split(1, equal=True)
+    (part,) = feed.configure({"train": None}, 1)
     arrivals = [
         (time.perf_counter(), len(batch["image"]))
-        for batch in stream.worker_batches(part, batch_size=BATCH)
+        for batch in stream.worker_batches(part["train"], batch_size=BATCH, num_workers=1)
     ]
     return _rate(arrivals), arrivals[0][0] - started
 
