@@ -6,8 +6,9 @@ INSTALLED := $(VENV)/.installed
 
 .PHONY: quickstart test check bench docs clean
 
+STORAGE := local
 quickstart: $(INSTALLED)  ## the whole main job on generated images, in runs/quickstart
-	$(BIN)/python jobs/quickstart.py
+	$(BIN)/python jobs/quickstart.py --storage $(STORAGE)
 
 test: $(INSTALLED)  ## the test suite
 	$(BIN)/python -m pytest

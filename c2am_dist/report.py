@@ -104,6 +104,7 @@ def _choose(files: Sequence[storage.File], num_rows: int, seed: int) -> list[_La
     return [_label(row) for row in chosen if row["activation_map"] is not None]
 
 
+@storage.retrying
 def _read(uri: str, columns: list[str], filters: list[Any] | None = None) -> list[dict[str, Any]]:
     filesystem, path = storage.resolve(uri)
     table = pq.read_table(path, columns=columns, filters=filters, filesystem=filesystem)

@@ -1,5 +1,8 @@
 """URIs to files: what a file, a folder, a glob and a list name; whole files or none."""
 
+import errno
+import re
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -100,6 +103,78 @@ def test_an_unknown_scheme_is_refused_by_name():
         storage.resolve("ftp://host/file")
     with pytest.raises(ValueError, match="empty URI"):
         storage.resolve("")
+
+
+@pytest.mark.parametrize(
+    "uri",
+    [
+        "s3://AKIAEXAMPLE:hidden@bucket/key",
+        "s3://AKIAEXAMPLE:hid/den@bucket/key",
+        "s3://hidden@bucket/key",
+        "s3://bucket/key?access_key=AKIAEXAMPLE&secret_key=hidden",
+        "S3://bucket/key?X-Amz-Signature=hidden",
+        "gs://hidden@bucket/key",
+    ],
+)
+@pytest.mark.parametrize(
+    "operation",
+    [storage.resolve, storage.absolute, storage.read_bytes, lambda uri: storage.expand([uri])],
+    ids=["resolve", "absolute", "read", "expand"],
+)
+def test_credentials_in_a_uri_are_refused_and_not_repeated(
+    uri: str, operation: Callable[[str], object]
+):
+    with pytest.raises(ValueError, match=r"begins with (s3|S3|gs):// has") as caught:
+        operation(uri)
+    assert not any(part in str(caught.value) for part in ("hid", "AKIA"))
+
+
+@pytest.mark.parametrize(
+    ("uri", "reason"),
+    [
+        ("s3:/bucket/key", "two slashes"),
+        ("s3:bucket", "two slashes"),
+        ("s3:///key", "names no bucket"),
+        ("file:/data", "two slashes"),
+        ("file://data/x", "three slashes"),
+    ],
+)
+def test_a_mistyped_uri_is_no_local_path(uri: str, reason: str):
+    with pytest.raises(ValueError, match=f"^{re.escape(uri)}: .*{reason}"):
+        storage.absolute(uri)
+
+
+def test_an_absolute_uri_of_a_store_needs_no_network():
+    assert storage.absolute("s3://no-such-bucket/a b/") == "s3://no-such-bucket/a b"
+    assert storage.absolute("gs://no-such-bucket") == "gs://no-such-bucket"
+
+
+def test_a_gs_uri_resolves_without_network():
+    filesystem, path = storage.resolve("gs://bucket/a b#c%20d")
+    assert (filesystem.type_name, path) == ("gcs", "bucket/a b#c%20d")
+
+
+def test_a_local_error_is_named_and_not_tried_again(tmp_path: Path):
+    touch(tmp_path / "file")
+    tries = []
+
+    @storage.retrying
+    def fail(uri: str) -> None:
+        tries.append(uri)
+        raise OSError(errno.EACCES, "message of the system")
+
+    with pytest.raises(storage.StorageError, match=f"{tmp_path}: Permission denied") as caught:
+        fail(str(tmp_path))
+    assert (caught.value.errno, len(tries)) == (errno.EACCES, 1)
+    with pytest.raises(OSError, match=f"{tmp_path}/file"):
+        storage.write_bytes(str(tmp_path / "file" / "below"), b"")
+
+
+def test_an_error_inside_a_block_that_is_not_the_files_is_left_alone(tmp_path: Path):
+    with pytest.raises(FileNotFoundError, match="other") as caught:
+        with storage.create(str(tmp_path / "out")):
+            open(tmp_path / "other")
+    assert "out" not in str(caught.value).removeprefix(str(tmp_path))
 
 
 def test_a_missing_file_is_named(tmp_path: Path):

@@ -46,6 +46,7 @@ def index(
     return row_groups
 
 
+@storage.retrying
 def _row_groups(uri: str, columns: Sequence[str]) -> list[RowGroup]:
     filesystem, path = storage.resolve(uri)
     try:
@@ -74,6 +75,7 @@ def _plain(kind: pa.DataType) -> str:
     return str(kind).replace("large_", "").replace("element: ", "").replace("item: ", "")
 
 
+@storage.retrying
 def read(group: RowGroup, columns: Sequence[str]) -> pa.Table:
     """The rows of a row group; ``columns`` in schema.SHARD's types."""
     filesystem, path = storage.resolve(group.uri)

@@ -95,6 +95,7 @@ def plan(uris: Sequence[str], *, allow_incomplete: bool) -> tuple[list[Unit], pa
     return units, ids
 
 
+@storage.retrying
 def _plan_file(uri: str) -> tuple[list[Unit], pa.ChunkedArray]:
     _check_labels(uri, _read_schema(uri))
     with _open(uri) as file:
@@ -131,6 +132,7 @@ def _open(uri: str) -> pq.ParquetFile:
     return pq.ParquetFile(path, filesystem=filesystem)
 
 
+@storage.retrying
 def _read_schema(uri: str) -> pa.Schema:
     try:
         with _open(uri) as file:
@@ -161,6 +163,7 @@ def _places(ids: pa.ChunkedArray, among: pa.ChunkedArray) -> pa.ChunkedArray:
     return pc.index_in(ids.cast(pa.string()), value_set=among)  # type: ignore
 
 
+@storage.retrying
 def read_unit(unit: Unit, annotations: Annotations) -> list[dict[str, Any]]:
     """The unit's label rows that have annotations, joined with them.
 

@@ -71,6 +71,7 @@ def label(config: LabelConfig) -> LabelReport:
     provenance = _provenance(config, folder, loaded, sha256)
     identity = _identity(provenance, inputs)
     label_set.begin(config.output, identity)
+    storage.sweep(config.output)
     finished = label_set.sealed(config.output)
     if finished is not None:
         print(f"{config.output}: already finished", flush=True)

@@ -89,6 +89,7 @@ def _plan_job(config: TrainConfig, run: str) -> Job:
 
 
 def _train(job: Job) -> None:
+    storage.sweep(job.run)
     storage.write_bytes(storage.join(job.run, "config.json"), (to_json(job.config) + "\n").encode())
     scratch = f".ray-{uuid.uuid4().hex[:8]}"  # Ray's own record of this attempt
     trainer = TorchTrainer(
@@ -164,7 +165,7 @@ def _encoder_weights(config: TrainConfig) -> tuple[dict[str, Tensor] | None, str
     if uri == "none":
         return None, ""
     if storage.exists(uri):
-        if _is_file(uri):
+        if storage.info(uri).is_file:
             data = storage.read_bytes(uri)
             state, sha256 = encoders.read_state_dict(data, uri), hashlib.sha256(data).hexdigest()
         else:
@@ -184,11 +185,6 @@ def _encoder_weights(config: TrainConfig) -> tuple[dict[str, Tensor] | None, str
         f"{len(report.unexpected)} not of the encoder"
     )
     return state, sha256
-
-
-def _is_file(uri: str) -> bool:
-    filesystem, path = storage.resolve(uri)
-    return filesystem.get_file_info(path).is_file
 
 
 def _refuse_other_config(run: str, config: TrainConfig) -> None:

@@ -39,6 +39,7 @@ def list_items(config: PrepareConfig) -> list[Item]:
         return [item for items in pool.map(_list_tar, tars) for item in items]
 
 
+@storage.retrying
 def _list_tar(tar: File) -> list[Item]:
     filesystem, path = storage.resolve(tar.uri)
     is_local = isinstance(filesystem, pafs.LocalFileSystem)
