@@ -23,6 +23,7 @@ from tests.test_labeling import _model, _save
 
 ROOT = Path(__file__).resolve().parents[1]
 NUM_IMAGES, NUM_SHARDS = 240, 12
+BATCH, SIZE_PX = 4, 128  # enough work that actors are busy when the first file appears
 
 
 class Job:
@@ -31,7 +32,8 @@ class Job:
     def __init__(self, checkpoint: Path, image_set: str, output: Path) -> None:
         self.output = output
         flags = f"--checkpoint {checkpoint} --input {image_set} --output {output}"
-        self.command = [sys.executable, "jobs/label.py", *flags.split(), "--batch-size", "4"]
+        flags += f" --batch-size {BATCH} --size-px {SIZE_PX}"
+        self.command = [sys.executable, "jobs/label.py", *flags.split()]
 
     def start(self) -> subprocess.Popen[str]:
         address = ray.get_runtime_context().gcs_address
@@ -80,7 +82,11 @@ def undisturbed(
 
 def _config(trained: Path, image_set: str, output: Path) -> LabelConfig:
     return LabelConfig(
-        checkpoint=str(trained), input=(image_set,), output=str(output), batch_size=4
+        checkpoint=str(trained),
+        input=(image_set,),
+        output=str(output),
+        batch_size=BATCH,
+        size_px=SIZE_PX,
     )
 
 
@@ -154,7 +160,9 @@ def test_a_killed_actor_is_replaced_and_no_row_is_lost(
         while not any(output.rglob("*.parquet")):
             assert not labeling.done(), labeling.result()
             time.sleep(0.01)
-        os.kill(own_processes("MapWorker")[0], signal.SIGKILL)
+        actors = own_processes("MapWorker")
+        assert actors, "killed too late to show anything"
+        os.kill(actors[0], signal.SIGKILL)
         assert len(list(output.rglob("*.parquet"))) < NUM_SHARDS, "killed too late"
         assert labeling.result().num_new == NUM_IMAGES
     _assert_same(output, undisturbed)
