@@ -114,6 +114,8 @@ def _identity(provenance: Provenance, inputs: Sequence[File]) -> dict[str, str]:
         "config_sha256": provenance.config_sha256,
         "input_sha256": hashlib.sha256(listing.encode()).hexdigest(),
         "package_version": __version__,
+        # An evaluation may have stored another one since: the config says "auto" either way.
+        "threshold": f"{provenance.threshold_source} {provenance.threshold}",
     }
 
 
