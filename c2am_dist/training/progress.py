@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from torch.utils.tensorboard import SummaryWriter
 
 from c2am_dist import storage
 from c2am_dist.method.activation import doubts
@@ -85,6 +84,8 @@ class RunLog:
     """
 
     def __init__(self, job: "Job", start_step: int) -> None:
+        from torch.utils.tensorboard import SummaryWriter  # takes seconds; one process needs it
+
         self.job, self.started, self.start_step = job, time.perf_counter(), start_step
         self.uri = storage.join(job.run, "metrics.jsonl")
         self.is_local = "://" not in job.run
