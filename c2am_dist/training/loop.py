@@ -1,6 +1,7 @@
 """What every training worker does: batch, model, gather, loss, step, report."""
 
 import dataclasses
+import logging
 import math
 import os
 import time
@@ -42,7 +43,7 @@ class Job:
     weights_sha256: str
 
 
-class TrainingStopped(RuntimeError):
+class TrainingStopped(ValueError):
     """Training cannot go on: the loss is not finite, or the map has collapsed."""
 
 
@@ -52,6 +53,7 @@ def worker_loop(settings: dict[str, Any]) -> dict[str, Any]:
     torch.manual_seed(job.config.run.seed)  # the head starts alike on every worker
     device = ray.train.torch.get_device()
     rank = ray.train.get_context().get_world_rank()
+    logging.getLogger().setLevel(logging.WARNING)  # Ray sets INFO, where boto and Ray chat
     _share_cpus()
     model, optimizer, start_step = _restore(job, device)
     log = RunLog(job, start_step) if rank == 0 else None
@@ -235,9 +237,8 @@ def _save(
             weights_sha256=job.weights_sha256,
             config=to_json(job.config),
         )
+        log.publish()  # before the checkpoint counts: who resumes from it has the rows up to it
         checkpoint.save(folder, content)
-        if step == job.total_steps:
-            checkpoint.save(f"{job.run}/checkpoint", content)
         checkpoint.prune(job.run, job.config.run.keep_checkpoints)
         log.checkpoint_written(step, maps, seconds=time.perf_counter() - started)
     # Ray is told where the checkpoint lies but does not manage it: only then is it whole or absent.
