@@ -15,43 +15,11 @@ from c2am_dist.config import TrainConfig, override
 from c2am_dist.training import fit
 from c2am_dist.training.loop import TrainingStopped
 from c2am_dist.training.methods import METHODS
-from tests.images import write_shards
-
-BASE = {
-    "data.resize_px": 40,
-    "data.crop_px": 32,
-    "data.shuffle_images": 16,
-    "model.encoder": "resnet18",
-    "model.weights": "none",
-    "optim.batch_size": 8,
-    "optim.max_steps": 6,
-    "optim.epochs": 100.0,
-    "optim.precision": "float32",
-    "scaling.num_workers": 2,
-    "scaling.cpus_per_worker": 0.5,
-    "run.checkpoint_every": 3,
-    "run.log_every": 1,
-    "run.polarity_images": 12,
-    "run.max_failures": 0,
-}
 
 
 @pytest.fixture(scope="module")
-def image_set(tmp_path_factory: pytest.TempPathFactory) -> str:
-    return write_shards(tmp_path_factory.mktemp("shards"), 24)
-
-
-@pytest.fixture(scope="module")
-def config(image_set: str, tmp_path_factory: pytest.TempPathFactory) -> TrainConfig:
-    storage = str(tmp_path_factory.mktemp("runs"))
-    values = {**BASE, "data.train": (image_set,), "run.storage": storage}
-    return override(TrainConfig(), {**values, "run.name": "two"})
-
-
-@pytest.fixture(scope="module")
-def two_workers(ray_cluster, config: TrainConfig) -> Path:
-    """The folder of a finished run of two workers."""
-    return Path(fit(config).run)
+def config(two_workers_config: TrainConfig) -> TrainConfig:
+    return two_workers_config
 
 
 def _rows(run: Path) -> list[dict[str, float]]:
@@ -78,7 +46,8 @@ def test_a_run_leaves_checkpoints_metrics_and_events(two_workers: Path, config: 
         assert math.isclose(row["loss"], sum(row[term] for term in terms), rel_tol=1e-5)
         assert 0 < row["activation_mean"] < 1 and row["images_per_s"] > 0
         assert 0 <= row["data_wait_fraction"] <= 1
-    assert not list(two_workers.glob(".ray-*"))
+    names = {"checkpoint", "checkpoints", "config.json", "metrics.jsonl", "tensorboard"}
+    assert {path.name for path in two_workers.iterdir()} == names
     board = EventAccumulator(str(two_workers / "tensorboard"))
     board.Reload()
     for name in ("loss", "negative", "images_per_s", "lr"):
@@ -112,6 +81,20 @@ def test_resuming_from_a_checkpoint_equals_never_stopping(two_workers: Path, con
         checkpoint.load(str(interrupted))[0], checkpoint.load(str(two_workers))[0], rtol=1e-6
     )
     assert [row["step"] for row in _rows(interrupted)] == [1, 2, 3, 4, 5, 6]
+
+
+def test_a_run_killed_before_its_final_checkpoint_has_it_without_more_training(
+    two_workers: Path, config: TrainConfig
+):
+    run = two_workers.parent / "late"
+    shutil.copytree(two_workers, run)
+    shutil.rmtree(run / "checkpoint")
+    (run / "config.json").unlink()
+    fit(override(config, {"run.name": "late"}))
+    for path in (two_workers / "checkpoint").iterdir():
+        assert (run / "checkpoint" / path.name).read_bytes() == path.read_bytes()
+    before, after = (folder / "metrics.jsonl" for folder in (two_workers, run))
+    assert after.stat().st_mtime_ns == before.stat().st_mtime_ns
 
 
 def test_the_same_command_again_finds_the_run_finished(two_workers: Path, config: TrainConfig):
