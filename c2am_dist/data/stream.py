@@ -1,19 +1,19 @@
 """One continuous Ray Data stream of decoded training batches, for all epochs of a run.
 
-read a window -> cut into blocks of one worker's batch -> decode, crop, flip -> split
+read a window, cut into parts -> decode, crop, flip -> split
 
-Reading, decoding and augmenting run as Ray tasks, off the training processes. The order is
-preserved and every block has the same number of rows, so the split deals them out in turn:
-block j belongs to worker j mod n, and step t to blocks t*n .. t*n + n - 1. Where the number of
-workers does not divide the batch, the shorter parts are padded with a row that workers drop.
-Epochs follow each other in one execution, since starting one anew costs seconds
+A row of the stream is a part: one worker's images of one step. Reading, decoding and augmenting
+run as Ray tasks, off the training processes. The order is preserved and every block holds one
+part, so the split deals them out in turn: part j goes to worker j mod n, and step t is parts t*n
+to t*n + n - 1. Epochs follow each other in one execution, since starting one anew costs seconds
 (docs/performance.md).
 """
 
+import dataclasses
 import functools
 import logging
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any, cast
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -28,6 +28,23 @@ from c2am_dist.data.shards import RowGroup
 from c2am_dist.method import images
 
 logger = logging.getLogger(__name__)
+
+READ_CPUS, DECODE_CPUS = 0.1, 0.9
+"""What tasks reserve: reading waits more than it computes, and a whole CPU for it would leave a
+decoding task without one. Each core has room for one of either."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class Part:
+    """One worker's images of one step."""
+
+    step: int
+    images: np.ndarray
+    """uint8, n crop_px crop_px 3; not writable: it lies in Ray's object store."""
+    is_replaced: np.ndarray
+    """bool, n: could not be decoded, and another image of the part stands in."""
+    labels: np.ndarray | None
+    """int64, n: indices into the run's classes, where it has any."""
 
 
 def execution_options() -> ExecutionOptions:
@@ -59,7 +76,7 @@ class Feed(ray.train.DataConfig):
         return [dict.fromkeys(datasets, split) for split in splits]
 
 
-def batches(
+def parts(
     row_groups: Sequence[RowGroup],
     *,
     data: DataConfig,
@@ -72,85 +89,88 @@ def batches(
 ) -> Dataset:
     """The stream of a run from ``start_step`` on, to be split equally over ``num_workers``.
 
-    Rows have ``image`` (uint8 crop_px crop_px 3), ``step`` (int64), ``is_padding`` (bool: to be
-    dropped), ``is_replaced`` (bool: the image could not be decoded and another of its block
-    stands in) and, with ``classes``, ``label`` (int64 index into them).
+    Read its rows by :func:`worker_parts`.
     """
-    windows = list(
-        plan.windows(
-            row_groups,
-            seed=seed,
-            batch_size=batch_size,
-            start_step=start_step,
-            total_steps=total_steps,
-            shuffle_images=max(data.shuffle_images, batch_size),
-        )
+    windows = plan.Windows(
+        row_groups=row_groups,
+        seed=seed,
+        batch_size=batch_size,
+        start_step=start_step,
+        total_steps=total_steps,
+        shuffle_images=data.shuffle_images,
     )
-    columns = ["image_id", "image", *(["label"] if classes else [])]
     read = functools.partial(
         _read_window,
         windows=windows,
-        seed=seed,
-        batch_size=batch_size,
-        num_workers=num_workers,
-        columns=columns,
+        part_sizes=plan.part_sizes(batch_size, num_workers),
+        columns=["image_id", "image", *(["label"] if classes else [])],
     )
-    decode = functools.partial(_decode_block, data=data, seed=seed, classes=tuple(classes))
+    decode = functools.partial(_decode_part, data=data, seed=seed, classes=tuple(classes))
     dataset = (
         ray.data.range(len(windows), override_num_blocks=len(windows))
-        .map_batches(read, batch_size=None, batch_format="numpy")
-        .repartition(target_num_rows_per_block=-(-batch_size // num_workers), strict=True)
-        .map_batches(decode, batch_size=None, batch_format="pyarrow", concurrency=data.decode_tasks)
+        .map_batches(read, batch_size=None, num_cpus=READ_CPUS)
+        .map_batches(
+            decode,
+            batch_size=None,
+            batch_format="pyarrow",
+            num_cpus=DECODE_CPUS,
+            concurrency=data.decode_tasks,
+        )
     )
-    context = dataset.context  # the loop shows the progress, not the stream
-    context.enable_progress_bars = context.print_on_execution_start = False
+    context = dataset.context
+    context.target_max_block_size = 1  # byte: a block is closed as soon as it holds a row
+    context.enable_progress_bars = context.print_on_execution_start = False  # the loop shows it
     return dataset
 
 
 def _read_window(
     batch: Any,
     *,
-    windows: Sequence[plan.Window],
-    seed: int,
-    batch_size: int,
-    num_workers: int,
+    windows: plan.Windows,
+    part_sizes: Sequence[int],
     columns: Sequence[str],
-) -> pa.Table:
-    """The encoded rows of a window in training order and padded, with their epoch and step."""
+) -> Iterator[pa.Table]:
+    """The encoded images of a window in training order, a table of one row for each part."""
     window = windows[batch["id"].item()]
     table = pa.concat_tables(shards.read(group, columns) for group in window.row_groups)
-    rows = window.first_row + np.arange(window.take)
-    indices, is_padding = plan.padded(rows, batch_size=batch_size, num_workers=num_workers)
-    table = table.take(pa.array(window.order(seed)[indices]))
-    table = table.append_column("epoch", pa.array(np.full(len(indices), window.epoch)))
-    table = table.append_column("is_padding", pa.array(is_padding))
-    return table.append_column("step", pa.array(rows[indices] // batch_size))
+    order = window.order(windows.seed)
+    num_steps = len(order) // sum(part_sizes)
+    ends = np.cumsum(part_sizes * num_steps)
+    for position, end in enumerate(ends):
+        rows = table.take(pa.array(order[end - part_sizes[position % len(part_sizes)] : end]))
+        lists = {
+            name: pa.ListArray.from_arrays([0, len(rows)], rows[name].combine_chunks())
+            for name in columns
+        }
+        step = window.first_step + position // len(part_sizes)
+        yield pa.table({"step": [step], "epoch": [window.epoch], **lists})
 
 
-def _decode_block(
-    block: Any, *, data: DataConfig, seed: int, classes: Sequence[str]
-) -> dict[str, np.ndarray]:
+def _decode_part(part: Any, *, data: DataConfig, seed: int, classes: Sequence[str]) -> pa.Table:
     """Decoded, augmented images; one that cannot be decoded is replaced by its neighbour."""
-    size = data.crop_px
-    pixels = np.empty((block.num_rows, size, size, 3), np.uint8)
-    is_replaced = np.zeros(block.num_rows, bool)
-    image_ids, epochs = block["image_id"].to_pylist(), block["epoch"].to_pylist()
-    for i, encoded in enumerate(block["image"]):
+    (row,) = part.to_pylist()
+    image_ids, size = row["image_id"], data.crop_px
+    pixels = np.empty((len(image_ids), size, size, 3), np.uint8)
+    is_replaced = np.zeros(len(image_ids), bool)
+    for i, (image_id, encoded) in enumerate(zip(image_ids, row["image"], strict=True)):
         try:
-            pixels[i] = _training_view(
-                encoded.as_py(), image_ids[i], epochs[i], data=data, seed=seed
-            )
+            pixels[i] = _training_view(encoded, image_id, row["epoch"], data=data, seed=seed)
         except images.ImageError as error:
             is_replaced[i] = True
-            logger.warning("image %s is replaced: %s", image_ids[i], error)
-    _replace(pixels, is_replaced, image_ids)
-    columns = {"image": pixels, "is_replaced": is_replaced}
-    columns |= {name: block[name].to_numpy() for name in ("step", "is_padding")}
+            logger.warning("image %s is replaced: %s", image_id, error)
+    donors = _donors(is_replaced, image_ids)
+    pixels[is_replaced] = pixels[donors]
+    columns = {
+        "step": pa.array([row["step"]]),
+        "pixels": pa.array([pixels.data], pa.large_binary()),
+        "is_replaced": pa.array([is_replaced]),
+    }
     if classes:
         index_of = {name: index for index, name in enumerate(classes)}
-        columns["label"] = np.array([index_of[name] for name in block["label"].to_pylist()])
-        columns["label"][is_replaced] = columns["label"][_donors(is_replaced)]
-    return columns
+        labels = np.array([index_of[name] for name in row["label"]])
+        labels[is_replaced] = labels[donors]
+        columns["label"] = pa.array([labels])
+    return pa.table(columns)
 
 
 def _training_view(
@@ -163,37 +183,30 @@ def _training_view(
     )
 
 
-def _donors(is_replaced: np.ndarray) -> np.ndarray:
+def _donors(is_replaced: np.ndarray, image_ids: Sequence[str]) -> np.ndarray:
     """For each replaced row, the index of the row whose image stands in for it."""
     valid = np.flatnonzero(~is_replaced)
+    if not len(valid):
+        raise images.ImageError(
+            f"none of {len(image_ids)} images of a part can be decoded, {image_ids[0]} among them"
+        )
     after = np.searchsorted(valid, np.flatnonzero(is_replaced))
     return valid[after % len(valid)]
 
 
-def _replace(pixels: np.ndarray, is_replaced: np.ndarray, image_ids: Sequence[str]) -> None:
-    if is_replaced.all():
-        raise images.ImageError(
-            f"none of {len(image_ids)} images of a block can be decoded, {image_ids[0]} among them"
+def worker_parts(shard: DataIterator, *, crop_px: int, prefetch_parts: int = 2) -> Iterator[Part]:
+    """This worker's part of each global batch, as the split deals them."""
+    for block in shard.iter_batches(
+        batch_size=None, batch_format="pyarrow", prefetch_batches=prefetch_parts
+    ):
+        assert isinstance(block, pa.Table)
+        pixels = np.frombuffer(block["pixels"][0].as_buffer(), np.uint8)
+        yield Part(
+            step=block["step"][0].as_py(),
+            images=pixels.reshape(-1, crop_px, crop_px, 3),
+            is_replaced=np.array(block["is_replaced"][0].as_py()),
+            labels=np.array(block["label"][0].as_py()) if "label" in block.column_names else None,
         )
-    if is_replaced.any():
-        pixels[is_replaced] = pixels[_donors(is_replaced)]
-
-
-def worker_batches(
-    shard: DataIterator, *, batch_size: int, num_workers: int, prefetch_batches: int = 2
-) -> Iterator[dict[str, np.ndarray]]:
-    """This worker's part of each global batch of ``batch_size`` rows, as the split deals them."""
-    batches = shard.iter_batches(
-        batch_size=-(-batch_size // num_workers),
-        batch_format="numpy",
-        prefetch_batches=prefetch_batches,
-        drop_last=True,
-    )
-    for batch in cast(Iterable[dict[str, np.ndarray]], batches):
-        is_padding = batch.pop("is_padding")
-        if is_padding.any():
-            batch = {name: values[~is_padding] for name, values in batch.items()}
-        yield batch
 
 
 def sample(

@@ -120,9 +120,9 @@ def _unused_dataset() -> ray.data.Dataset:
 
 
 def _stream(job: Job, num_workers: int) -> ray.data.Dataset:
-    """The batches still to train on; called anew whenever the workers (re)start."""
+    """The parts still to train on; called anew whenever the workers (re)start."""
     config = job.config
-    return stream.batches(
+    return stream.parts(
         job.row_groups,
         data=config.data,
         seed=config.run.seed,

@@ -20,6 +20,7 @@ from c2am_dist import checkpoint, distributed
 from c2am_dist.config import TrainConfig, to_json
 from c2am_dist.data import stream
 from c2am_dist.data.shards import RowGroup
+from c2am_dist.data.stream import Part
 from c2am_dist.method import encoders, images, optim
 from c2am_dist.training.methods import METHODS, Autocast, Model
 from c2am_dist.training.polarity import MapSurvey, survey
@@ -77,17 +78,17 @@ def _train(
     replica = _replicate(model)
     autocast = _autocast(config, device)
     window = Window(config.optim.batch_size)
-    for step, batch in enumerate(_batches(job, start_step), start_step):
+    for part in _parts(job, start_step):
         with window.waiting_ends():
-            pixels, labels = _to_device(batch, device)
-        _set_learning_rate(optimizer, job, step)
+            pixels, labels = _to_device(part, device)
+        _set_learning_rate(optimizer, job, part.step)
         terms = method.backward(
             replica, images.normalise(pixels), labels, config=config, autocast=autocast
         )
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
-        window.add(terms, num_replaced=int(batch["is_replaced"].sum()))
-        done = step + 1
+        window.add(terms, num_replaced=int(part.is_replaced.sum()))
+        done = part.step + 1
         if done % config.run.log_every == 0 or done == job.total_steps:
             row = window.close(step=done, epoch=done / job.steps_per_epoch, optimizer=optimizer)
             if log is not None:
@@ -98,34 +99,30 @@ def _train(
             window.restart()
 
 
-def _batches(job: Job, start_step: int) -> Iterator[dict[str, np.ndarray]]:
+def _parts(job: Job, start_step: int) -> Iterator[Part]:
     """This worker's part of each global batch from ``start_step`` on, in the plan's order."""
     if start_step == job.total_steps:
         return
     shard = ray.train.get_dataset_shard("train")
     assert shard is not None
-    batches = stream.worker_batches(
-        shard,
-        batch_size=job.config.optim.batch_size,
-        num_workers=ray.train.get_context().get_world_size(),
-    )
     step = start_step - 1
-    for step, batch in enumerate(batches, start_step):
-        if not (batch["step"] == step).all():
-            raise RuntimeError(f"the stream delivered step {batch['step'][0]}, expected {step}")
-        yield batch
+    parts = stream.worker_parts(shard, crop_px=job.config.data.crop_px)
+    for step, part in enumerate(parts, start_step):
+        if part.step != step:
+            raise RuntimeError(f"the stream delivered step {part.step}, expected {step}")
+        yield part
     if step + 1 != job.total_steps:
         raise RuntimeError(f"the stream ended after step {step + 1} of {job.total_steps}")
 
 
-def _to_device(batch: dict[str, np.ndarray], device: torch.device) -> tuple[Tensor, Tensor | None]:
+def _to_device(part: Part, device: torch.device) -> tuple[Tensor, Tensor | None]:
     def move(array: np.ndarray) -> Tensor:
         tensor = torch.from_numpy(np.require(array, requirements=["C", "W"]))
         if device.type == "cuda":
             tensor = tensor.pin_memory()
         return tensor.to(device, non_blocking=True)
 
-    return move(batch["image"]), move(batch["label"]) if "label" in batch else None
+    return move(part.images), None if part.labels is None else move(part.labels)
 
 
 def _restore(job: Job, device: torch.device) -> tuple[Model, torch.optim.Optimizer, int]:

@@ -86,7 +86,7 @@ def _stream(row_groups: Sequence[RowGroup]) -> tuple[float, float]:
     """Images a second once running, and seconds to the first batch."""
     num_images = sum(group.num_rows for group in row_groups)
     feed = stream.Feed(
-        lambda num_workers: stream.batches(
+        lambda num_workers: stream.parts(
             row_groups,
             data=DATA,
             seed=0,
@@ -99,8 +99,8 @@ def _stream(row_groups: Sequence[RowGroup]) -> tuple[float, float]:
     started = time.perf_counter()
     (part,) = feed.configure({"train": None}, 1)
     arrivals = [
-        (time.perf_counter(), len(batch["image"]))
-        for batch in stream.worker_batches(part["train"], batch_size=BATCH, num_workers=1)
+        (time.perf_counter(), len(found.images))
+        for found in stream.worker_parts(part["train"], crop_px=DATA.crop_px)
     ]
     return _rate(arrivals), arrivals[0][0] - started
 
