@@ -29,9 +29,11 @@ from c2am_dist.method import images
 
 logger = logging.getLogger(__name__)
 
-READ_CPUS, DECODE_CPUS = 0.1, 0.9
-"""What tasks reserve: reading waits more than it computes, and a whole CPU for it would leave a
-decoding task without one. Each core has room for one of either."""
+READ_CPUS, DECODE_CPUS = 0.1, 0.5
+"""What tasks reserve. Ray Data looks for finished tasks every 0.1 s, so a task's place stays empty
+for about half of that, and decoding a part takes a few tenths of a second: with a CPU each, a
+quarter of the cores' time was idle. Two tasks a core fill it. Reading waits more than it computes.
+"""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -108,7 +110,7 @@ def parts(
     decode = functools.partial(_decode_part, data=data, seed=seed, classes=tuple(classes))
     dataset = (
         ray.data.range(len(windows), override_num_blocks=len(windows))
-        .map_batches(read, batch_size=None, num_cpus=READ_CPUS)
+        .map_batches(read, batch_size=None, num_cpus=READ_CPUS, concurrency=_num_readers())
         .map_batches(
             decode,
             batch_size=None,
@@ -121,6 +123,11 @@ def parts(
     context.target_max_block_size = 1  # byte: a block is closed as soon as it holds a row
     context.enable_progress_bars = context.print_on_execution_start = False  # the loop shows it
     return dataset
+
+
+def _num_readers() -> int:
+    """One for every four cores, which it keeps decoding; each holds a window in memory."""
+    return max(2, int(ray.cluster_resources().get("CPU", 0)) // 4)
 
 
 def _read_window(

@@ -18,7 +18,7 @@ from c2am_dist.config import LabelConfig
 from c2am_dist.data import shards
 from c2am_dist.data.shards import RowGroup
 from c2am_dist.method import activation as maps
-from c2am_dist.method import boxes, cues, images
+from c2am_dist.method import boxes, cues, encoders, images
 from c2am_dist.method.activation import Polarity
 from c2am_dist.method.c2am import C2AM
 
@@ -125,7 +125,7 @@ class ModelActor:
         """The maps n 1 h w of images given at each scale; h and w are the largest scale's."""
         found: list[Tensor] = []
         for squares in pixels:
-            batch = images.normalise(squares.to(self._device, non_blocking=True))
+            batch = encoders.normalise(squares.to(self._device, non_blocking=True))
             found.append(self._oriented(batch))
             if self._config.flip:
                 found.append(self._oriented(batch.flip(3)).flip(3))

@@ -5,6 +5,7 @@ prefix their authors' wrappers left on the keys. A file that does not fill every
 """
 
 import argparse
+import functools
 import io
 import re
 from collections.abc import Mapping
@@ -12,8 +13,12 @@ from typing import Any, NamedTuple
 
 import torch
 import torchvision
-from jaxtyping import Float
+from jaxtyping import Float, UInt8
 from torch import Tensor, nn
+
+# Red, green, blue of ImageNet; every torchvision, MoCo, DetCo and DINO encoder expects them.
+MEAN = (0.485, 0.456, 0.406)
+STD = (0.229, 0.224, 0.225)
 
 NORMS = (nn.BatchNorm2d, nn.SyncBatchNorm)
 """The BatchNorm modules an encoder may hold, before and after conversion for workers."""
@@ -24,6 +29,24 @@ _RESNETS = {
     "resnet50": torchvision.models.resnet50,
     "resnet101": torchvision.models.resnet101,
 }
+
+
+def normalise(batch: UInt8[Tensor, "n h w 3"]) -> Float[Tensor, "n 3 h w"]:
+    """The network input: float32, ImageNet mean 0 and deviation 1, on the batch's device.
+
+    The result is channels-last in memory, as the batch is, so no pixel is moved: one kernel
+    converts, scales and shifts.
+    """
+    scale, shift = _scale_and_shift(batch.device)
+    return torch.addcmul(shift, batch.permute(0, 3, 1, 2), scale)
+
+
+@functools.cache
+def _scale_and_shift(device: torch.device) -> tuple[Tensor, Tensor]:
+    """Factors of x/255 and (x - mean)/std as one multiplication and addition, 1 3 1 1."""
+    mean = torch.tensor(MEAN, device=device).view(1, 3, 1, 1)
+    std = torch.tensor(STD, device=device).view(1, 3, 1, 1)
+    return 1 / (255 * std), -mean / std
 
 
 class Encoder(nn.Module):

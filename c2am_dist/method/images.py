@@ -1,10 +1,9 @@
-"""Image files to pixels to network input, and maps to PNG and back.
+"""Image files to pixels, and maps to PNG and back: without torch, which tasks would load in vain.
 
 Everything here is upright: sizes, pixels and hence boxes are those of the image after its
 EXIF orientation has been applied.
 """
 
-import functools
 import hashlib
 import io
 import struct
@@ -13,17 +12,11 @@ import warnings
 import cv2
 import numpy as np
 import simplejpeg
-import torch
 from jaxtyping import Float, UInt8
 from PIL import BmpImagePlugin, GifImagePlugin, ImageFile, PngImagePlugin, TiffImagePlugin
 from PIL import Image as PilImage
 from PIL.JpegImagePlugin import JpegImageFile
 from PIL.WebPImagePlugin import WebPImageFile
-from torch import Tensor
-
-# Red, green, blue of ImageNet; every torchvision, MoCo, DetCo and DINO encoder expects them.
-MEAN = (0.485, 0.456, 0.406)
-STD = (0.229, 0.224, 0.225)
 
 # Chosen by content, never by file name. The plugins are named one by one because
 # PIL.Image.open would try dozens of formats, some of which run programs (EPS), and warns
@@ -142,16 +135,6 @@ def augment(
     crop = resize_square(image, resize_px)[y0 : y0 + crop_px, x0 : x0 + crop_px]
     # Not crop[:, ::-1], which numpy takes 40 times longer to copy.
     return cv2.flip(crop, 1) if is_mirrored else np.ascontiguousarray(crop)  # type: ignore
-
-
-def normalise(batch: UInt8[Tensor, "n h w 3"]) -> Float[Tensor, "n 3 h w"]:
-    """The network input: float32, ImageNet mean 0 and deviation 1, on the batch's device.
-
-    The result is channels-last in memory, as the batch is, so no pixel is moved: one kernel
-    converts, scales and shifts.
-    """
-    scale, shift = _scale_and_shift(batch.device)
-    return torch.addcmul(shift, batch.permute(0, 3, 1, 2), scale)
 
 
 def encode_png16(values: Float[np.ndarray, "h w"]) -> bytes:
@@ -304,14 +287,6 @@ def _load(image: ImageFile.ImageFile) -> UInt8[np.ndarray, "h w 3"]:
         white = PilImage.new("RGBA", image.size, "white")
         return np.array(PilImage.alpha_composite(white, image.convert("RGBA")).convert("RGB"))
     return np.array(image.convert("RGB"))
-
-
-@functools.cache
-def _scale_and_shift(device: torch.device) -> tuple[Tensor, Tensor]:
-    """Factors of x/255 and (x - mean)/std as one multiplication and addition, 1 3 1 1."""
-    mean = torch.tensor(MEAN, device=device).view(1, 3, 1, 1)
-    std = torch.tensor(STD, device=device).view(1, 3, 1, 1)
-    return 1 / (255 * std), -mean / std
 
 
 def _encode_png(values: Float[np.ndarray, "h w"], dtype: type[np.unsignedinteger]) -> bytes:

@@ -21,7 +21,7 @@ from c2am_dist.config import TrainConfig, to_json
 from c2am_dist.data import stream
 from c2am_dist.data.shards import RowGroup
 from c2am_dist.data.stream import Part
-from c2am_dist.method import encoders, images, optim
+from c2am_dist.method import encoders, optim
 from c2am_dist.training.methods import METHODS, Autocast, Model
 from c2am_dist.training.polarity import MapSurvey, survey
 from c2am_dist.training.progress import RunLog, Window
@@ -83,7 +83,7 @@ def _train(
             pixels, labels = _to_device(part, device)
         _set_learning_rate(optimizer, job, part.step)
         terms = method.backward(
-            replica, images.normalise(pixels), labels, config=config, autocast=autocast
+            replica, encoders.normalise(pixels), labels, config=config, autocast=autocast
         )
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)

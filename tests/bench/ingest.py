@@ -22,7 +22,7 @@ from c2am_dist.data.shards import RowGroup
 from tests.bench.cluster import local_ray
 from tests.bench.labeling import write_shards
 
-BATCH, NUM_SHARDS, SHARD_IMAGES = 64, 12, 320
+BATCH, NUM_SHARDS, SHARD_IMAGES, EPOCHS = 64, 12, 320, 3
 DATA = DataConfig(resize_px=256, crop_px=224, shuffle_images=512)
 
 
@@ -93,7 +93,7 @@ def _stream(row_groups: Sequence[RowGroup]) -> tuple[float, float]:
             batch_size=BATCH,
             num_workers=num_workers,
             start_step=0,
-            total_steps=num_images // BATCH,
+            total_steps=EPOCHS * (num_images // BATCH),
         )
     )
     started = time.perf_counter()
