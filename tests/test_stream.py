@@ -105,9 +105,8 @@ def test_workers_share_a_fixed_sample_without_its_broken_images(image_set: str, 
 
 
 def test_a_part_of_broken_images_only_names_one():
-    part = pa.table({"image_id": [["lost"]], "image": [[b"x"]], "epoch": [0], "step": [0]})
     with pytest.raises(ValueError, match="lost"):
-        stream._decode_part(part, data=DATA, seed=0, classes=())
+        stream._decode(["lost"], [b"x"], 0, data=DATA, seed=0)
 
 
 class TestIndex:

@@ -1,6 +1,6 @@
 """One continuous Ray Data stream of decoded training batches, for all epochs of a run.
 
-read a window, cut into parts -> decode, crop, flip -> split
+read a window, cut into chunks -> decode, crop, flip, cut into parts -> split
 
 A row of the stream is a part: one worker's images of one step. Reading, decoding and augmenting
 run as Ray tasks, off the training processes. The order is preserved and every block holds one
@@ -11,6 +11,7 @@ to t*n + n - 1. Epochs follow each other in one execution, since starting one an
 
 import dataclasses
 import functools
+import itertools
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -29,11 +30,12 @@ from c2am_dist.method import images
 
 logger = logging.getLogger(__name__)
 
+CHUNK_IMAGES = 256
+"""Images a decode task is given at least, if its window holds them: about a second of work. Ray
+Data looks for finished tasks every 0.1 s, and each costs the machine some milliseconds beside."""
 READ_CPUS, DECODE_CPUS = 0.1, 0.5
-"""What tasks reserve. Ray Data looks for finished tasks every 0.1 s, so a task's place stays empty
-for about half of that, and decoding a part takes a few tenths of a second: with a CPU each, a
-quarter of the cores' time was idle. Two tasks a core fill it. Reading waits more than it computes.
-"""
+"""What tasks reserve: two that decode share a core, or it would idle between one task and the
+next. Reading waits more than it computes."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -101,13 +103,12 @@ def parts(
         total_steps=total_steps,
         shuffle_images=data.shuffle_images,
     )
-    read = functools.partial(
-        _read_window,
-        windows=windows,
-        part_sizes=plan.part_sizes(batch_size, num_workers),
-        columns=["image_id", "image", *(["label"] if classes else [])],
+    columns = ["image_id", "image", *(["label"] if classes else [])]
+    part_sizes = plan.part_sizes(batch_size, num_workers)
+    read = functools.partial(_read_window, windows=windows, part_sizes=part_sizes, columns=columns)
+    decode = functools.partial(
+        _decode_chunk, data=data, seed=seed, part_sizes=part_sizes, classes=tuple(classes)
     )
-    decode = functools.partial(_decode_part, data=data, seed=seed, classes=tuple(classes))
     dataset = (
         ray.data.range(len(windows), override_num_blocks=len(windows))
         .map_batches(read, batch_size=None, num_cpus=READ_CPUS, concurrency=_num_readers())
@@ -122,6 +123,7 @@ def parts(
     context = dataset.context
     context.target_max_block_size = 1  # byte: a block is closed as soon as it holds a row
     context.enable_progress_bars = context.print_on_execution_start = False  # the loop shows it
+    context.memory_usage_poll_interval_s = None  # one core's hundredth for each task, for a log
     return dataset
 
 
@@ -131,53 +133,88 @@ def _num_readers() -> int:
 
 
 def _read_window(
-    batch: Any,
-    *,
-    windows: plan.Windows,
-    part_sizes: Sequence[int],
-    columns: Sequence[str],
+    batch: Any, *, windows: plan.Windows, part_sizes: Sequence[int], columns: Sequence[str]
 ) -> Iterator[pa.Table]:
-    """The encoded images of a window in training order, a table of one row for each part."""
+    """The encoded images of a window in training order, whole parts to a chunk, one a table."""
     window = windows[batch["id"].item()]
     table = pa.concat_tables(shards.read(group, columns) for group in window.row_groups)
     order = window.order(windows.seed)
-    num_steps = len(order) // sum(part_sizes)
-    ends = np.cumsum(part_sizes * num_steps)
-    for position, end in enumerate(ends):
-        rows = table.take(pa.array(order[end - part_sizes[position % len(part_sizes)] : end]))
+    ends = np.cumsum([0, *part_sizes * (len(order) // windows.batch_size)])
+    parts_per_chunk = -(-CHUNK_IMAGES // max(part_sizes))
+    for first in range(0, len(ends) - 1, parts_per_chunk):
+        last = min(first + parts_per_chunk, len(ends) - 1)
+        rows = table.take(pa.array(order[ends[first] : ends[last]]))
         lists = {
             name: pa.ListArray.from_arrays([0, len(rows)], rows[name].combine_chunks())
             for name in columns
         }
-        step = window.first_step + position // len(part_sizes)
-        yield pa.table({"step": [step], "epoch": [window.epoch], **lists})
+        first_part = window.first_step * len(part_sizes) + first
+        yield pa.table({"first_part": [first_part], "epoch": [window.epoch], **lists})
 
 
-def _decode_part(part: Any, *, data: DataConfig, seed: int, classes: Sequence[str]) -> pa.Table:
-    """Decoded, augmented images; one that cannot be decoded is replaced by its neighbour."""
-    (row,) = part.to_pylist()
-    image_ids, size = row["image_id"], data.crop_px
-    pixels = np.empty((len(image_ids), size, size, 3), np.uint8)
-    is_replaced = np.zeros(len(image_ids), bool)
-    for i, (image_id, encoded) in enumerate(zip(image_ids, row["image"], strict=True)):
+def _decode_chunk(
+    chunk: Any,
+    *,
+    data: DataConfig,
+    seed: int,
+    part_sizes: Sequence[int],
+    classes: Sequence[str],
+) -> Iterator[pa.Table]:
+    """The parts of the chunk, a table of one row for each."""
+    (row,) = chunk.to_pylist()
+    index_of = {name: index for index, name in enumerate(classes)}
+    labels = np.array([index_of[name] for name in row["label"]]) if classes else None
+    start, num_images = 0, len(row["image_id"])
+    for part in itertools.count(row["first_part"]):
+        if start == num_images:
+            return
+        step, worker = divmod(part, len(part_sizes))
+        own = slice(start, start + part_sizes[worker])
+        pixels, donors = _decode(
+            row["image_id"][own], row["image"][own], row["epoch"], data=data, seed=seed
+        )
+        columns = {
+            "step": pa.array([step]),
+            "pixels": _as_binary(pixels),
+            "is_replaced": pa.array([donors != np.arange(len(donors))]),
+        }
+        if labels is not None:
+            columns["label"] = pa.array([labels[own][donors]])
+        yield pa.table(columns)
+        start = own.stop
+
+
+def _decode(
+    image_ids: Sequence[str],
+    encoded: Sequence[bytes],
+    epoch: int,
+    *,
+    data: DataConfig,
+    seed: int,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Decoded, augmented images, and whose each is: its own but where it could not be decoded."""
+    pixels = np.empty((len(image_ids), data.crop_px, data.crop_px, 3), np.uint8)
+    is_valid = np.ones(len(image_ids), bool)
+    for i, image_id in enumerate(image_ids):
         try:
-            pixels[i] = _training_view(encoded, image_id, row["epoch"], data=data, seed=seed)
+            pixels[i] = _training_view(encoded[i], image_id, epoch, data=data, seed=seed)
         except images.ImageError as error:
-            is_replaced[i] = True
+            is_valid[i] = False
             logger.warning("image %s is replaced: %s", image_id, error)
-    donors = _donors(is_replaced, image_ids)
-    pixels[is_replaced] = pixels[donors]
-    columns = {
-        "step": pa.array([row["step"]]),
-        "pixels": pa.array([pixels.data], pa.large_binary()),
-        "is_replaced": pa.array([is_replaced]),
-    }
-    if classes:
-        index_of = {name: index for index, name in enumerate(classes)}
-        labels = np.array([index_of[name] for name in row["label"]])
-        labels[is_replaced] = labels[donors]
-        columns["label"] = pa.array([labels])
-    return pa.table(columns)
+    valid = np.flatnonzero(is_valid)
+    if not len(valid):
+        raise images.ImageError(
+            f"none of {len(image_ids)} images of a part can be decoded, {image_ids[0]} among them"
+        )
+    donors = valid[np.searchsorted(valid, np.arange(len(image_ids))) % len(valid)]
+    pixels[~is_valid] = pixels[donors[~is_valid]]
+    return pixels, donors
+
+
+def _as_binary(array: np.ndarray) -> pa.Array:
+    """The array's bytes as one value, not copied."""
+    offsets = pa.py_buffer(np.array([0, array.nbytes]))
+    return pa.Array.from_buffers(pa.large_binary(), 1, [None, offsets, pa.py_buffer(array)])
 
 
 def _training_view(
@@ -188,17 +225,6 @@ def _training_view(
     return images.augment(
         image, resize_px=data.resize_px, crop_px=data.crop_px, flip=data.flip, rng=rng
     )
-
-
-def _donors(is_replaced: np.ndarray, image_ids: Sequence[str]) -> np.ndarray:
-    """For each replaced row, the index of the row whose image stands in for it."""
-    valid = np.flatnonzero(~is_replaced)
-    if not len(valid):
-        raise images.ImageError(
-            f"none of {len(image_ids)} images of a part can be decoded, {image_ids[0]} among them"
-        )
-    after = np.searchsorted(valid, np.flatnonzero(is_replaced))
-    return valid[after % len(valid)]
 
 
 def worker_parts(shard: DataIterator, *, crop_px: int, prefetch_parts: int = 2) -> Iterator[Part]:
