@@ -21,7 +21,7 @@ import pyarrow as pa
 import ray
 import ray.data
 import ray.train
-from ray.data import DataIterator, Dataset, ExecutionOptions
+from ray.data import DataIterator, Dataset, ExecutionOptions, TaskPoolStrategy
 
 from c2am_dist.config import DataConfig
 from c2am_dist.data import plan, shards
@@ -111,13 +111,15 @@ def parts(
     )
     dataset = (
         ray.data.range(len(windows), override_num_blocks=len(windows))
-        .map_batches(read, batch_size=None, num_cpus=READ_CPUS, concurrency=_num_readers())
+        .map_batches(
+            read, batch_size=None, num_cpus=READ_CPUS, compute=TaskPoolStrategy(size=_num_readers())
+        )
         .map_batches(
             decode,
             batch_size=None,
             batch_format="pyarrow",
             num_cpus=DECODE_CPUS,
-            concurrency=data.decode_tasks,
+            compute=TaskPoolStrategy(size=data.decode_tasks),
         )
     )
     context = dataset.context

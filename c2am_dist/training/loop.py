@@ -2,6 +2,7 @@
 
 import ctypes
 import dataclasses
+import logging
 import math
 import os
 import time
@@ -55,6 +56,8 @@ class TrainingStopped(RuntimeError):
 def worker_loop(settings: dict[str, Any]) -> dict[str, Any]:
     """Trains until the schedule ends; returns why it stopped early, if it did."""
     job: Job = settings["job"]
+    # RunConfig's level does not reach the line that every report would print.
+    logging.getLogger("ray.train").setLevel(logging.WARNING)
     torch.manual_seed(job.config.run.seed)  # the head starts alike on every worker
     device = ray.train.torch.get_device()
     rank = ray.train.get_context().get_world_rank()
