@@ -56,8 +56,8 @@ class TrainingStopped(RuntimeError):
 def worker_loop(settings: dict[str, Any]) -> dict[str, Any]:
     """Trains until the schedule ends; returns why it stopped early, if it did."""
     job: Job = settings["job"]
-    # RunConfig's level does not reach the line that every report would print.
-    logging.getLogger("ray.train").setLevel(logging.WARNING)
+    # RunConfig's level does not reach the logger of the line that Ray prints for every report.
+    logging.getLogger().setLevel(logging.WARNING)
     torch.manual_seed(job.config.run.seed)  # the head starts alike on every worker
     device = ray.train.torch.get_device()
     rank = ray.train.get_context().get_world_rank()
