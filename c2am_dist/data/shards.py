@@ -17,6 +17,8 @@ class RowGroup:
     uri: str
     index: int
     num_rows: int
+    num_bytes: int = 0
+    """What the columns it was indexed for take in the file, all rows of them."""
 
 
 def index(
@@ -55,8 +57,14 @@ def _row_groups(uri: str, columns: Sequence[str]) -> list[RowGroup]:
     except pa.ArrowInvalid as error:
         raise ValueError(f"{uri}: not a Parquet file ({error})") from error
     check_columns(uri, arrow_schema, columns)
-    sizes = [metadata.row_group(i).num_rows for i in range(metadata.num_row_groups)]
-    return [RowGroup(uri, i, size) for i, size in enumerate(sizes) if size]
+    chosen = [i for i in range(metadata.num_columns) if metadata.schema.column(i).path in columns]
+    found = [metadata.row_group(i) for i in range(metadata.num_row_groups)]
+    sizes = [sum(group.column(i).total_compressed_size for i in chosen) for group in found]
+    return [
+        RowGroup(uri, i, group.num_rows, size)
+        for i, (group, size) in enumerate(zip(found, sizes, strict=True))
+        if group.num_rows
+    ]
 
 
 def check_columns(uri: str, arrow_schema: pa.Schema, columns: Sequence[str]) -> None:
