@@ -77,6 +77,13 @@ def save(uri: str, checkpoint: Checkpoint) -> str:
     return sha256
 
 
+def copy(source: str, target: str) -> None:
+    """Copies a checkpoint folder, the manifest last."""
+    for name in ("checkpoint.pt", "manifest.json"):
+        data = storage.read_bytes(storage.join(source, name))
+        storage.write_bytes(storage.join(target, name), data)
+
+
 def load(uri: str) -> tuple[Checkpoint, str]:
     """The checkpoint in a folder, or a run's final, else latest one; and its SHA-256.
 

@@ -43,11 +43,15 @@ _T = TypeVar("_T")
 
 
 class StorageError(OSError):
-    """Names the URI; raised at once where trying again is no use, else after the last try."""
+    """Names the URI; trying again is no use, but for an UnreachableError's."""
 
 
 class MissingError(StorageError, FileNotFoundError):
     """Nothing is there."""
+
+
+class UnreachableError(StorageError, ConnectionError):
+    """What is transient lasted until the last try."""
 
 
 class TruncatedError(OSError):
@@ -62,7 +66,8 @@ def retrying(function: Callable[_P, _T]) -> Callable[_P, _T]:
     the first argument is the URI, or has it as ``.uri``. Local files are tried once.
 
     Raises:
-        StorageError: the last error, or one that trying again would not mend, with the URI.
+        StorageError: one that trying again would not mend, with the URI.
+        UnreachableError: the last one of those that it might have.
     """
 
     @functools.wraps(function)
@@ -116,11 +121,11 @@ def named(uri: str, error: OSError, tries: int = 1) -> StorageError:
         return MissingError(f"{uri}: no such {'bucket' if code == 'nosuchbucket' else 'file'}")
     if error.errno:
         return StorageError(error.errno, f"{uri}: {os.strerror(error.errno)}")
+    if _is_transient(error):
+        return UnreachableError(f"{uri}: gave up after {tries} tries ({error})")
     reason = _REASONS.get(code, "")
     if code == "accessdenied" and not _has_aws_credentials():
         reason = _REASONS["nocredentialserror"]
-    if _is_transient(error):
-        reason = f"gave up after {tries} tries"
     return StorageError(f"{uri}: {reason} ({error})" if reason else f"{uri}: {error}")
 
 

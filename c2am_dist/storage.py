@@ -26,7 +26,8 @@ import pyarrow.fs as pafs
 from c2am_dist import object_store
 from c2am_dist.retries import MissingError as MissingError
 from c2am_dist.retries import StorageError as StorageError
-from c2am_dist.retries import TruncatedError, named
+from c2am_dist.retries import TruncatedError
+from c2am_dist.retries import named as named
 from c2am_dist.retries import retrying as retrying
 
 _SCHEME = re.compile(r"^[a-z][a-z0-9+.-]+://", re.IGNORECASE)

@@ -1,4 +1,4 @@
-"""Shared fixtures: where the data of ../shared lies, small generated shards, one Ray cluster."""
+"""Shared fixtures: where the data of ../shared lies, one Ray, an S3 server, a finished run."""
 
 import os
 from collections.abc import Iterator
@@ -6,14 +6,35 @@ from pathlib import Path
 
 import pytest
 
+from c2am_dist.config import TrainConfig, override
 from jobs import local_s3
 from jobs.local_s3 import LocalS3
 from tests.fault_proxy import FaultProxy
+from tests.images import write_shards
 
 # Workers run at nice 15 otherwise and starve beside any other load.
 os.environ.setdefault("RAY_worker_niceness", "0")
 
 SHARED = Path(os.environ.get("C2AM_SHARED", Path(__file__).resolve().parents[2] / "shared"))
+
+BASE = {
+    "data.resize_px": 40,
+    "data.crop_px": 32,
+    "data.shuffle_images": 16,
+    "model.encoder": "resnet18",
+    "model.weights": "none",
+    "optim.batch_size": 8,
+    "optim.max_steps": 6,
+    "optim.epochs": 100.0,
+    "optim.precision": "float32",
+    "scaling.num_workers": 2,
+    "scaling.cpus_per_worker": 0.5,
+    "run.checkpoint_every": 3,
+    "run.log_every": 1,
+    "run.polarity_images": 12,
+    "run.max_failures": 0,
+}
+"""The smallest training run, as what it changes in a TrainConfig."""
 
 
 @pytest.fixture(scope="session")
@@ -34,6 +55,7 @@ def ray_cluster():
     import ray
 
     ray.init(
+        address="local",  # not one that another test has started
         num_cpus=4,
         include_dashboard=True,
         dashboard_host="127.0.0.1",
@@ -43,6 +65,21 @@ def ray_cluster():
     )
     yield
     ray.shutdown()
+
+
+@pytest.fixture(scope="session")
+def two_workers_config(tmp_path_factory: pytest.TempPathFactory) -> TrainConfig:
+    folder = tmp_path_factory.mktemp("runs")
+    values = {"data.train": (write_shards(folder / "shards", 24),), "run.storage": str(folder)}
+    return override(TrainConfig(), {**BASE, **values, "run.name": "two"})
+
+
+@pytest.fixture(scope="session")
+def two_workers(ray_cluster, two_workers_config: TrainConfig) -> Path:
+    """The folder of a finished run of two workers that nothing happened to."""
+    from c2am_dist.training import fit
+
+    return Path(fit(two_workers_config).run)
 
 
 @pytest.fixture(scope="session")

@@ -1,8 +1,60 @@
-"""Processes that this test run has started."""
+"""Processes that this test run has started, and jobs as processes of their own."""
 
 import contextlib
 import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+class Job:
+    """``python jobs/NAME.py`` on a running Ray; the same command again and again.
+
+    Args:
+        name: of the script.
+        flags: of its command line.
+        log: a file for what it prints.
+        address: of the Ray.
+        environment: added to that of this process.
+    """
+
+    def __init__(
+        self, name: str, flags: Sequence[str], log: Path, address: str, **environment: str
+    ) -> None:
+        self.command = [sys.executable, f"jobs/{name}.py", *flags]
+        self.environment = os.environ | {"RAY_ADDRESS": address} | environment
+        self.log = log
+
+    def start(self) -> None:
+        with self.log.open("w") as log:
+            self.process = subprocess.Popen(
+                self.command, env=self.environment, cwd=ROOT, stdout=log, stderr=log
+            )
+
+    def until(self, is_so: Callable[[], bool], timeout_s: float = 180) -> None:
+        """Waits until something is so, which must be before the job ends."""
+        deadline = time.monotonic() + timeout_s
+        while not is_so():
+            assert self.process.poll() is None, self.log.read_text()
+            assert time.monotonic() < deadline, self.log.read_text()
+            time.sleep(0.02)
+
+    def kill(self) -> None:
+        self.process.kill()
+        self.process.wait()
+
+    def end(self, status: int = 0) -> str:
+        """What it has printed, when it ends with that status."""
+        try:
+            self.process.wait(timeout=300)
+        finally:
+            self.kill()
+        assert self.process.returncode == status, self.log.read_text()
+        return self.log.read_text()
 
 
 def own_processes(name: str) -> list[int]:

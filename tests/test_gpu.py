@@ -12,8 +12,8 @@ from c2am_dist.labeling import label
 from c2am_dist.method.c2am import C2AM, c2am_loss
 from c2am_dist.method.encoders import build_encoder
 from c2am_dist.training import fit
+from tests.conftest import BASE
 from tests.images import write_shards
-from tests.test_training import BASE
 
 pytestmark = [
     pytest.mark.gpu,

@@ -17,43 +17,11 @@ from c2am_dist.forecast import Cluster
 from c2am_dist.training import dry_run, fit
 from c2am_dist.training.loop import TrainingStopped
 from c2am_dist.training.methods import METHODS
-from tests.images import write_shards
-
-BASE = {
-    "data.resize_px": 40,
-    "data.crop_px": 32,
-    "data.shuffle_images": 16,
-    "model.encoder": "resnet18",
-    "model.weights": "none",
-    "optim.batch_size": 8,
-    "optim.max_steps": 6,
-    "optim.epochs": 100.0,
-    "optim.precision": "float32",
-    "scaling.num_workers": 2,
-    "scaling.cpus_per_worker": 0.5,
-    "run.checkpoint_every": 3,
-    "run.log_every": 1,
-    "run.polarity_images": 12,
-    "run.max_failures": 0,
-}
 
 
 @pytest.fixture(scope="module")
-def image_set(tmp_path_factory: pytest.TempPathFactory) -> str:
-    return write_shards(tmp_path_factory.mktemp("shards"), 24)
-
-
-@pytest.fixture(scope="module")
-def config(image_set: str, tmp_path_factory: pytest.TempPathFactory) -> TrainConfig:
-    storage = str(tmp_path_factory.mktemp("runs"))
-    values = {**BASE, "data.train": (image_set,), "run.storage": storage}
-    return override(TrainConfig(), {**values, "run.name": "two"})
-
-
-@pytest.fixture(scope="module")
-def two_workers(ray_cluster, config: TrainConfig) -> Path:
-    """The folder of a finished run of two workers."""
-    return Path(fit(config).run)
+def config(two_workers_config: TrainConfig) -> TrainConfig:
+    return two_workers_config
 
 
 def _rows(run: Path) -> list[dict[str, float]]:

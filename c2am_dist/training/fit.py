@@ -7,7 +7,7 @@ import json
 import logging
 import math
 import os
-import uuid
+import tempfile
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -58,7 +58,9 @@ def fit(config: TrainConfig) -> FitResult:
         print(f"{run}: already finished")
         return FitResult(run=run, checkpoint=final, manifest=checkpoint.read_manifest(final))
     job = _plan_job(config, run)
-    _train(job)
+    if checkpoint.latest_step(run) != job.total_steps:  # it may have been killed right after
+        _train(job)
+    checkpoint.copy(checkpoint.step_folder(run, job.total_steps), final)
     return FitResult(run=run, checkpoint=final, manifest=checkpoint.read_manifest(final))
 
 
@@ -162,27 +164,59 @@ def _plan_job(config: TrainConfig, run: str) -> Job:
 def _train(job: Job) -> None:
     storage.sweep(job.run)
     storage.write_bytes(storage.join(job.run, "config.json"), (to_json(job.config) + "\n").encode())
-    scratch = f".ray-{uuid.uuid4().hex[:8]}"  # Ray's own record of this attempt
-    trainer = TorchTrainer(
+    stopped = _run_workers(job)
+    if stopped:
+        raise TrainingStopped(f"{job.config.run.name}: {stopped}")
+
+
+def _run_workers(job: Job) -> str | None:
+    """Why training stopped early, if it did; failures count only until the next checkpoint."""
+    while True:
+        start_step = checkpoint.latest_step(job.run)
+        try:
+            with tempfile.TemporaryDirectory(prefix="c2am-") as scratch:
+                return (_trainer(job, scratch).fit().return_value or {}).get("stopped")
+        except ray.train.WorkerGroupError as error:
+            if checkpoint.latest_step(job.run) == start_step:
+                raise
+            logger.warning("training goes on after its workers failed: %s", error)
+        except ray.train.ControllerError as error:
+            if isinstance(error.controller_failure, ValueError | OSError):
+                raise error.controller_failure from error  # see _NoRepetition
+            raise
+
+
+class _NoRepetition(ray.train.UserCallback):
+    """Ends training on what a restart of the workers would only run into again.
+
+    Lost workers, nodes and connections raise other errors, and those do deserve a restart.
+    """
+
+    def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
+        for error in worker_exceptions.values():
+            cause = getattr(error, "cause", None) or error  # a task's error comes wrapped
+            is_lost = isinstance(cause, ConnectionError | TimeoutError)
+            if isinstance(cause, ValueError | OSError) and not is_lost:
+                logging.disable()  # this is Ray's controller, and the driver reports the error
+                raise cause
+
+
+def _trainer(job: Job, scratch: str) -> TorchTrainer:
+    """Ray's trainer; its own record, which nothing reads, goes to a folder on this machine."""
+    return TorchTrainer(
         worker_loop,
         train_loop_config={"job": job},
         datasets={"train": _unused_dataset},
         dataset_config=stream.Feed(functools.partial(_stream, job)),
         scaling_config=_scaling(job.config),
         run_config=ray.train.RunConfig(
-            storage_path=job.run,
-            name=scratch,
+            storage_path=scratch,
+            name="run",
+            callbacks=[_NoRepetition()],
             failure_config=ray.train.FailureConfig(max_failures=job.config.run.max_failures),
             logging_config=ray.train.LoggingConfig(log_level="WARNING"),
         ),
     )
-    try:
-        result = trainer.fit()
-    finally:
-        storage.delete_folder(storage.join(job.run, scratch))
-    stopped = (result.return_value or {}).get("stopped")
-    if stopped:
-        raise TrainingStopped(f"{job.config.run.name}: {stopped}")
 
 
 def _unused_dataset() -> ray.data.Dataset:

@@ -49,7 +49,7 @@ class Job:
 _M_MMAP_MAX, _M_TRIM_THRESHOLD = -4, -1
 
 
-class TrainingStopped(RuntimeError):
+class TrainingStopped(ValueError):
     """Training cannot go on: the loss is not finite, or the map has collapsed."""
 
 
@@ -254,9 +254,8 @@ def _save(
             weights_sha256=job.weights_sha256,
             config=to_json(job.config),
         )
+        log.publish()  # before the checkpoint counts: who resumes from it has the rows up to it
         checkpoint.save(folder, content)
-        if step == job.total_steps:
-            checkpoint.save(f"{job.run}/checkpoint", content)
         checkpoint.prune(job.run, job.config.run.keep_checkpoints)
         log.checkpoint_written(step, maps, seconds=time.perf_counter() - started)
     # Ray is told where the checkpoint lies but does not manage it: only then is it whole or absent.

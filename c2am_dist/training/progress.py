@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from torch.utils.tensorboard import SummaryWriter
 
 from c2am_dist import storage
 from c2am_dist.method.activation import doubts
@@ -85,14 +84,17 @@ class RunLog:
     """
 
     def __init__(self, job: "Job", start_step: int) -> None:
+        from torch.utils.tensorboard import SummaryWriter  # takes seconds; one process needs it
+
         self.job, self.started, self.start_step = job, time.perf_counter(), start_step
         self.uri = storage.join(job.run, "metrics.jsonl")
         self.is_local = "://" not in job.run
         self.folder = job.run if self.is_local else tempfile.mkdtemp(prefix="c2am-log-")
         os.makedirs(self.folder, exist_ok=True)
-        kept = _rows_until(self.uri, start_step)
-        self.file = open(os.path.join(self.folder, "metrics.jsonl"), "w", buffering=1)
-        self.file.writelines(json.dumps(row) + "\n" for row in kept)
+        kept = [json.dumps(row) + "\n" for row in _rows_until(self.uri, start_step)]
+        path = storage.join(self.folder, "metrics.jsonl")
+        storage.write_bytes(path, "".join(kept).encode())  # no moment without the kept rows
+        self.file = open(path, "a", buffering=1)
         self.board = SummaryWriter(
             os.path.join(self.folder, "tensorboard"), purge_step=start_step + 1
         )
@@ -101,7 +103,8 @@ class RunLog:
 
     def write(self, row: dict[str, float]) -> None:
         """Keeps a row of metrics, and prints a line of it with the time left."""
-        self.file.write(json.dumps(row) + "\n")
+        with _naming(self.uri):
+            self.file.write(json.dumps(row) + "\n")
         for name, value in row.items():
             if name != "step":
                 self.board.add_scalar(name, value, int(row["step"]))
@@ -120,12 +123,16 @@ class RunLog:
         )
 
     def checkpoint_written(self, step: int, maps: MapSurvey, *, seconds: float) -> None:
-        """Says so, warns of doubtful maps, and publishes the record where storage is remote."""
+        """Says so, and warns of doubtful maps."""
         print(f"checkpoint at step {step} ({seconds:.1f} s) {describe(maps)}", flush=True)
         if maps.polarity:
             for doubt in doubts(maps.polarity_margin, maps.border_lock):
                 logger.warning(doubt)
-        self.board.flush()
+
+    def publish(self) -> None:
+        """Puts the record so far into the run's folder, where that is remote."""
+        with _naming(storage.join(self.job.run, "tensorboard")):
+            self.board.flush()
         if not self.is_local:
             for folder, _, names in os.walk(self.folder):
                 for name in names:
@@ -135,8 +142,18 @@ class RunLog:
                         storage.write_bytes(storage.join(self.job.run, relative), file.read())
 
     def close(self) -> None:
-        self.file.close()
-        self.board.close()
+        with contextlib.suppress(OSError):  # what a full disk did not take was told before
+            self.file.close()
+            self.board.close()
+
+
+@contextlib.contextmanager
+def _naming(uri: str) -> Iterator[None]:
+    """A full disk's error with the file it is about."""
+    try:
+        yield
+    except OSError as error:
+        raise storage.named(uri, error) from error
 
 
 def _rows_until(uri: str, step: int) -> list[dict[str, float]]:
