@@ -41,6 +41,8 @@ def parse(
         raise ValueError("--plan flags go with --dry-run alone")
     return parsed.config, None
 
+from c2am_dist import names
+
 
 def run(main: Callable[[], int | None]) -> NoReturn:
     """Exits with what ``main`` returns (None is 0), or with 1 and one line on an error.
@@ -55,7 +57,9 @@ def run(main: Callable[[], int | None]) -> NoReturn:
         if os.environ.get("C2AM_TRACEBACK"):
             traceback.print_exc()
         # Ray raises a worker's exception as a subclass whose text is the remote traceback.
-        print(f"error: {getattr(error, 'cause', None) or error}", file=sys.stderr)
+        text = str(getattr(error, "cause", None) or error)
+        # It may hold names and metadata that somebody else chose.
+        print(f"error: {names.printable(text)}", file=sys.stderr)
         sys.exit(1)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
@@ -73,6 +77,10 @@ def init_ray() -> None:
         # Ray reads this on import. It makes every process bind to 127.0.0.1, not to all
         # interfaces; its name tells only where that is the default (ray_constants.py).
         os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
+        # So must the sockets of training workers, which else follow the host's name.
+        interface = "lo0" if sys.platform == "darwin" else "lo"
+        os.environ.setdefault("GLOO_SOCKET_IFNAME", interface)
+        os.environ.setdefault("NCCL_SOCKET_IFNAME", interface)
         # Ray enables token authentication either way; said here, it does not warn of it.
         os.environ.setdefault("RAY_AUTH_MODE", "token")
         # Workers run at nice 15 otherwise and starve beside any other load.

@@ -8,7 +8,6 @@ are labeled some thousand at a time, and memory does not grow with the set.
 
 import dataclasses
 import hashlib
-import json
 import logging
 import time
 from collections.abc import Sequence
@@ -206,11 +205,13 @@ def _threshold(config: LabelConfig, folder: str) -> tuple[float | None, str]:
     if config.threshold == "otsu" or (config.threshold == "auto" and not storage.exists(uri)):
         return None, "otsu"
     try:
-        threshold = float(json.loads(storage.read_bytes(uri))["threshold"])
+        stored = storage.read_json(uri)
     except FileNotFoundError as error:
         raise FileNotFoundError(
             f"{uri}: no evaluation stored a threshold (jobs/evaluate.py --store-threshold)"
         ) from error
+    try:
+        threshold = float(stored["threshold"])
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{uri}: holds no threshold ({error!r})") from error
     if not 0 <= threshold < 1:

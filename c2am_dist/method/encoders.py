@@ -8,6 +8,7 @@ import argparse
 import functools
 import io
 import re
+import zipfile
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -167,7 +168,10 @@ _PREFIX = re.compile(r"^(?:module\.|encoder_q\.|backbone\.|encoder\.|model\.)+")
 
 
 def read_state_dict(data: bytes, source: str) -> dict[str, Any]:
-    """The content of a checkpoint file, on the CPU; nothing but plain data is unpickled.
+    """The content of a checkpoint file, on the CPU: tensors and plain values, no code.
+
+    PyTorch's restricted unpickler builds nothing else. What unpacks to more than the file's size
+    is refused: PyTorch stores its tensors as they are, but unpacks what others have compressed.
 
     Args:
         data: the file's bytes.
@@ -177,6 +181,10 @@ def read_state_dict(data: bytes, source: str) -> dict[str, Any]:
         WeightsError: not a readable PyTorch checkpoint, or not a dict.
     """
     try:
+        if data.startswith(b"PK\x03\x04"):
+            packed = zipfile.ZipFile(io.BytesIO(data)).infolist()
+            if sum(entry.file_size for entry in packed) > len(data):
+                raise ValueError("it unpacks to more than its size")
         # DINO's training checkpoints hold their command line, an inert bag of values.
         with torch.serialization.safe_globals([argparse.Namespace]):
             content = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)

@@ -25,6 +25,7 @@ from c2am_dist.forecast import Cluster, Forecast, ImageSet, Schedule, Workers
 from c2am_dist.method import encoders
 from c2am_dist.method.flops import footprint
 from c2am_dist.training.loop import Job, TrainingStopped, worker_loop
+from c2am_dist.training.rendezvous import LoopbackTorchConfig
 
 logger = logging.getLogger(__name__)
 
@@ -208,6 +209,7 @@ def _trainer(job: Job, scratch: str) -> TorchTrainer:
         train_loop_config={"job": job},
         datasets={"train": _unused_dataset},
         dataset_config=stream.Feed(functools.partial(_stream, job)),
+        torch_config=LoopbackTorchConfig(),
         scaling_config=_scaling(job.config),
         run_config=ray.train.RunConfig(
             storage_path=scratch,
@@ -303,7 +305,7 @@ def _refuse_other_config(run: str, config: TrainConfig) -> None:
     uri = storage.join(run, "config.json")
     if not storage.exists(uri):
         return
-    old = _flat(json.loads(storage.read_bytes(uri)))
+    old = _flat(storage.read_json(uri))
     new = _flat(json.loads(to_json(config)))
     free = ("scaling.", "run.storage", "run.log_every", "run.checkpoint_every", "run.keep_")
     free += ("run.max_failures", "data.decode_tasks")
