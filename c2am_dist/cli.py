@@ -14,6 +14,7 @@ from typing import Annotated, Any, NoReturn, TypeVar
 
 import tyro
 
+from c2am_dist import names
 from c2am_dist.assumptions import DryRun, PlanConfig
 from c2am_dist.forecast import Cluster
 
@@ -40,8 +41,6 @@ def parse(
     if parsed.dry_run.plan != PlanConfig():
         raise ValueError("--plan flags go with --dry-run alone")
     return parsed.config, None
-
-from c2am_dist import names
 
 
 def run(main: Callable[[], int | None]) -> NoReturn:

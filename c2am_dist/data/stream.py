@@ -14,7 +14,7 @@ import functools
 import itertools
 import logging
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pyarrow as pa
@@ -231,10 +231,12 @@ def _training_view(
 
 def worker_parts(shard: DataIterator, *, crop_px: int, prefetch_parts: int = 2) -> Iterator[Part]:
     """This worker's part of each global batch, as the split deals them."""
-    for block in shard.iter_batches(
-        batch_size=None, batch_format="pyarrow", prefetch_batches=prefetch_parts
-    ):
-        assert isinstance(block, pa.Table)
+    blocks: Any = shard.iter_batches(
+        batch_size=cast(int, None),  # whole blocks
+        batch_format="pyarrow",
+        prefetch_batches=prefetch_parts,
+    )
+    for block in blocks:
         pixels = np.frombuffer(block["pixels"][0].as_buffer(), np.uint8)
         yield Part(
             step=block["step"][0].as_py(),

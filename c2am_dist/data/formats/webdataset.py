@@ -79,7 +79,7 @@ def _files_in(uri: str, file: io.BufferedReader) -> Iterator[tarfile.TarInfo]:
                 yield member
     except tarfile.TarError as error:
         raise ValueError(f"{uri}: not an uncompressed tar ({error})") from error
-    except (ValueError, MemoryError, RecursionError) as error:  # ours, or of a header that makes no sense
+    except (ValueError, MemoryError, RecursionError) as error:  # ours, or of a senseless header
         raise ValueError(f"{uri}: {str(error) or 'a header claims too much'}") from error
 
 
