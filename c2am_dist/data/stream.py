@@ -141,7 +141,7 @@ def _read_window(
     window = windows[batch["id"].item()]
     table = pa.concat_tables(shards.read(group, columns) for group in window.row_groups)
     order = window.order(windows.seed)
-    ends = np.cumsum([0, *part_sizes * (len(order) // windows.batch_size)])
+    ends = np.cumsum([0, *list(part_sizes) * (len(order) // windows.batch_size)])
     parts_per_chunk = -(-CHUNK_IMAGES // max(part_sizes))
     for first in range(0, len(ends) - 1, parts_per_chunk):
         last = min(first + parts_per_chunk, len(ends) - 1)
