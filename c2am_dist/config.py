@@ -184,7 +184,7 @@ class RunConfig:
     polarity_images: int = 256
     """Training images whose maps vote on polarity at every checkpoint."""
     max_failures: int = 3
-    """Restarts after a lost worker or node before giving up."""
+    """Restarts after lost workers, with no new checkpoint in between, before giving up."""
 
     def __post_init__(self) -> None:
         for name in ("checkpoint_every", "keep_checkpoints", "log_every", "polarity_images"):

@@ -39,6 +39,7 @@ ENVIRONMENT = {
     # What hangs is given up after seconds, not minutes.
     "RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S": "10",
     "TORCH_PROCESS_GROUP_SHUTDOWN_TIMEOUT_S": "2",
+    "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "15",
 }
 NUM_IMAGES, NUM_SHARDS = 160, 8
 

@@ -48,7 +48,8 @@ def test_a_run_leaves_checkpoints_metrics_and_events(two_workers: Path, config: 
         assert math.isclose(row["loss"], sum(row[term] for term in terms), rel_tol=1e-5)
         assert 0 < row["activation_mean"] < 1 and row["images_per_s"] > 0
         assert 0 <= row["data_wait_fraction"] <= 1
-    assert not list(two_workers.glob(".ray-*"))
+    names = {"checkpoint", "checkpoints", "config.json", "metrics.jsonl", "tensorboard"}
+    assert {path.name for path in two_workers.iterdir()} == names
     board = EventAccumulator(str(two_workers / "tensorboard"))
     board.Reload()
     for name in ("loss", "negative", "images_per_s", "lr"):
@@ -98,6 +99,20 @@ def test_a_dry_run_counts_the_steps_that_a_run_has_before_it(
     assert planned("half").startswith(f"half: {8 * (steps - 3)} images in {steps - 3} steps")
     assert planned("two") == "two: 0 images in 0 steps of 8 on 2 CPU workers: nothing is left to do"
     assert sorted(two_workers.parent.rglob("*")) == before
+
+
+def test_a_run_killed_before_its_final_checkpoint_has_it_without_more_training(
+    two_workers: Path, config: TrainConfig
+):
+    run = two_workers.parent / "late"
+    shutil.copytree(two_workers, run)
+    shutil.rmtree(run / "checkpoint")
+    (run / "config.json").unlink()
+    fit(override(config, {"run.name": "late"}))
+    for path in (two_workers / "checkpoint").iterdir():
+        assert (run / "checkpoint" / path.name).read_bytes() == path.read_bytes()
+    before, after = (folder / "metrics.jsonl" for folder in (two_workers, run))
+    assert after.stat().st_mtime_ns == before.stat().st_mtime_ns
 
 
 def test_the_same_command_again_finds_the_run_finished(two_workers: Path, config: TrainConfig):
