@@ -22,8 +22,9 @@ check: $(INSTALLED)  ## lint, format, types, layers
 bench: $(INSTALLED)  ## every figure a ratio within one run; table in runs/bench
 	$(BIN)/python -m tests.bench
 
-docs: $(INSTALLED)  ## the command lines in docs/cli.md, from the jobs themselves
+docs: $(INSTALLED)  ## what is made from the code: docs/cli.md, the plans in docs/performance.md
 	$(BIN)/python docs/make_cli.py
+	$(BIN)/python docs/make_forecast.py
 
 $(INSTALLED): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)

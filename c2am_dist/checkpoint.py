@@ -1,24 +1,28 @@
 """Checkpoints: one folder with ``checkpoint.pt`` and, written last, ``manifest.json``.
 
 A folder without its manifest, or whose digest differs, is never taken for a checkpoint, so a
-write cut short by a crash is invisible. Tensors and plain values only: files load with
-``weights_only=True``.
+write cut short by a crash is invisible. Tensors and plain values only, and a file is believed
+in neither: `encoders.read_state_dict` runs no code of it, and every field is checked.
 """
 
 import dataclasses
 import hashlib
 import io
 import json
-import pickle
-from typing import Any
+import re
+from collections.abc import Mapping
+from typing import Any, get_origin
 
 import torch
 from torch import Tensor
 
 from c2am_dist import __version__, storage
+from c2am_dist.method import encoders
 
 FORMAT = 1
 """Raised whenever the content changes meaning; see CHANGELOG.md."""
+_STEP = re.compile(r"/step-(\d{8,12})/manifest\.json$")
+_MAX_CROP_PX = 10_000  # of 100 megapixels, as large as images may be
 
 
 class CheckpointError(ValueError):
@@ -95,16 +99,30 @@ def load(uri: str) -> tuple[Checkpoint, str]:
     manifest = read_manifest(folder)
     data = storage.read_bytes(storage.join(folder, "checkpoint.pt"))
     sha256 = hashlib.sha256(data).hexdigest()
-    if sha256 != manifest["sha256"]:
+    if sha256 != manifest.get("sha256"):
         raise CheckpointError(
             f"{folder}: corrupt: checkpoint.pt has SHA-256 {sha256}, "
-            f"its manifest says {manifest['sha256']}"
+            f"its manifest says {manifest.get('sha256')}"
         )
     try:
-        fields = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
-        return Checkpoint(**fields), sha256
-    except (RuntimeError, TypeError, EOFError, pickle.UnpicklingError) as error:
+        return _checked(encoders.read_state_dict(data, "checkpoint.pt")), sha256
+    except (TypeError, ValueError) as error:
         raise CheckpointError(f"{folder}: not a checkpoint of this package ({error})") from error
+
+
+def _checked(fields: Mapping[str, Any]) -> Checkpoint:
+    found = Checkpoint(**fields)
+    for field in dataclasses.fields(found):
+        kind, value = get_origin(field.type) or field.type, getattr(found, field.name)
+        if not isinstance(value, (int, float) if kind is float else kind):  # type: ignore
+            raise TypeError(f"{field.name} is a {type(value).__name__}")
+    if not all(isinstance(k, str) and isinstance(v, Tensor) for k, v in found.model.items()):
+        raise TypeError("model holds more than named tensors")
+    if found.polarity not in ("foreground", "background", ""):
+        raise ValueError(f"polarity is {found.polarity!r:.100}")
+    if not 0 < found.crop_px <= _MAX_CROP_PX:
+        raise ValueError(f"crop_px is {found.crop_px}, beyond {_MAX_CROP_PX}")
+    return found
 
 
 def find(uri: str) -> str:
@@ -136,9 +154,9 @@ def read_manifest(folder: str) -> dict[str, Any]:
     """
     uri = storage.join(folder, "manifest.json")
     try:
-        manifest = json.loads(storage.read_bytes(uri))
+        manifest = storage.read_json(uri)
     except ValueError as error:
-        raise CheckpointError(f"{uri}: corrupt ({error})") from error
+        raise CheckpointError(str(error)) from error
     if manifest.get("format") != FORMAT:
         raise CheckpointError(
             f"{uri}: format {manifest.get('format')!r}, this version reads {FORMAT}"
@@ -156,8 +174,7 @@ def steps(run: str) -> list[int]:
     root = storage.join(run, "checkpoints")
     if not storage.exists(root):
         return []
-    manifests = [f for f in storage.walk(root) if storage.name(f.uri) == "manifest.json"]
-    return sorted(int(file.uri.split("/")[-2].removeprefix("step-")) for file in manifests)
+    return sorted(int(found[1]) for f in storage.walk(root) if (found := _STEP.search(f.uri)))
 
 
 def latest_step(run: str) -> int | None:

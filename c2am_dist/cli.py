@@ -4,12 +4,43 @@ Scripts import this before anything that imports Ray, and the heavy modules afte
 ``--help`` and a mistyped flag then answer at once.
 """
 
+import dataclasses
 import logging
 import os
 import sys
 import traceback
-from collections.abc import Callable
-from typing import NoReturn
+from collections.abc import Callable, Sequence
+from typing import Annotated, Any, NoReturn, TypeVar
+
+import tyro
+
+from c2am_dist import names
+from c2am_dist.assumptions import DryRun, PlanConfig
+from c2am_dist.forecast import Cluster
+
+Config = TypeVar("Config")
+
+
+def parse(
+    default: Config, arguments: Sequence[str], description: str | None
+) -> tuple[Config, PlanConfig | None]:
+    """The config that flags give, and for a dry run what it assumes, which no config holds.
+
+    Raises:
+        ValueError: it assumes something and is no dry run.
+    """
+    unprefixed: Any = tyro.conf.arg(name="")
+    fields = [
+        (name, Annotated[type(value), unprefixed], dataclasses.field(default=value))
+        for name, value in {"config": default, "dry_run": DryRun()}.items()
+    ]
+    both: Any = dataclasses.make_dataclass("Job", fields, frozen=True, kw_only=True)
+    parsed = tyro.cli(both, args=arguments, description=description)
+    if parsed.dry_run.dry_run:
+        return parsed.config, parsed.dry_run.plan
+    if parsed.dry_run.plan != PlanConfig():
+        raise ValueError("--plan flags go with --dry-run alone")
+    return parsed.config, None
 
 
 def run(main: Callable[[], int | None]) -> NoReturn:
@@ -25,7 +56,9 @@ def run(main: Callable[[], int | None]) -> NoReturn:
         if os.environ.get("C2AM_TRACEBACK"):
             traceback.print_exc()
         # Ray raises a worker's exception as a subclass whose text is the remote traceback.
-        print(f"error: {getattr(error, 'cause', None) or error}", file=sys.stderr)
+        text = str(getattr(error, "cause", None) or error)
+        # It may hold names and metadata that somebody else chose.
+        print(f"error: {names.printable(text)}", file=sys.stderr)
         sys.exit(1)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
@@ -43,6 +76,10 @@ def init_ray() -> None:
         # Ray reads this on import. It makes every process bind to 127.0.0.1, not to all
         # interfaces; its name tells only where that is the default (ray_constants.py).
         os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
+        # So must the sockets of training workers, which else follow the host's name.
+        interface = "lo0" if sys.platform == "darwin" else "lo"
+        os.environ.setdefault("GLOO_SOCKET_IFNAME", interface)
+        os.environ.setdefault("NCCL_SOCKET_IFNAME", interface)
         # Ray enables token authentication either way; said here, it does not warn of it.
         os.environ.setdefault("RAY_AUTH_MODE", "token")
         # Workers run at nice 15 otherwise and starve beside any other load.
@@ -63,3 +100,33 @@ def init_ray() -> None:
     logging.getLogger("ray.data").setLevel(logging.WARNING)
     # It warns that its bars are off, which they are on purpose.
     logging.getLogger("ray.data._internal.progress").setLevel(logging.ERROR)
+
+
+def find_cluster(plan: PlanConfig) -> Cluster:
+    """What a dry run is about: the cluster that flags describe, that of RAY_ADDRESS, or this
+    machine, on which nothing is started.
+
+    Raises:
+        ValueError: the cluster has scaled to zero and the flags do not describe it.
+    """
+    if plan.num_cpus is not None:
+        return Cluster(
+            num_machines=plan.num_machines, num_cpus=plan.num_cpus, num_gpus=plan.num_gpus
+        )
+    if not os.environ.get("RAY_ADDRESS"):
+        import torch
+
+        num_cpus = len(os.sched_getaffinity(0))
+        return Cluster(num_machines=1, num_cpus=num_cpus, num_gpus=torch.cuda.device_count())
+    init_ray()
+    import ray
+
+    resources = ray.cluster_resources()
+    if not resources.get("CPU"):
+        raise ValueError("plan.num_cpus must be given: the cluster has no worker node yet")
+    return Cluster(
+        num_machines=sum("CPU" in node["Resources"] for node in ray.nodes() if node["Alive"]),
+        num_cpus=int(resources["CPU"]),
+        num_gpus=int(resources.get("GPU", 0)),
+        store_bytes=int(resources["object_store_memory"]),
+    )

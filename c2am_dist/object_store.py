@@ -16,6 +16,8 @@ CONNECT_TIMEOUT_S, REQUEST_TIMEOUT_S = 5.0, 20.0
 MULTIPART_BYTES = 256 * 2**20
 """Up to this size an upload is one request: a process killed during it leaves no parts."""
 PART_BYTES = 64 * 2**20
+MAX_BYTES = 4 * 2**30
+"""Most to read at once, from any store: an annotation, a checkpoint, a label file has less."""
 
 _LOCK = threading.Lock()
 
@@ -107,6 +109,13 @@ def _new_client(bucket: str) -> Any:
     )
 
 
+def bounded(size_bytes: int) -> int:
+    """The size itself; raises OSError where it is more than `MAX_BYTES`."""
+    if size_bytes > MAX_BYTES:
+        raise OSError(f"{size_bytes} bytes, at most {MAX_BYTES} are read at once")
+    return size_bytes
+
+
 def read(bucket: str, key: str, offset: int, size_bytes: int | None) -> tuple[bytes, int]:
     """One request: what really came, and how long the object is."""
     client = _client(bucket)
@@ -119,6 +128,7 @@ def read(bucket: str, key: str, offset: int, size_bytes: int | None) -> tuple[by
                 raise
             # The object ends before the offset; an empty one does so at once.
             return b"", client.head_object(Bucket=bucket, Key=key)["ContentLength"]
+        bounded(answer["ContentLength"])
         return answer["Body"].read(), int(answer["ContentRange"].rpartition("/")[2])
 
 

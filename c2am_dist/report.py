@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow.parquet as pq
 from PIL import Image, ImageDraw, ImageFont
 
-from c2am_dist import storage
+from c2am_dist import names, schema, storage
 from c2am_dist.data import label_set, shards
 from c2am_dist.method import boxes, cues, images
 
@@ -106,31 +106,34 @@ def _choose(files: Sequence[storage.File], num_rows: int, seed: int) -> list[_La
 
 @storage.retrying
 def _read(uri: str, columns: list[str], filters: list[Any] | None = None) -> list[dict[str, Any]]:
+    shards.check_columns(uri, shards.read_schema(uri), columns, schema.LABELS)
     filesystem, path = storage.resolve(uri)
     table = pq.read_table(path, columns=columns, filters=filters, filesystem=filesystem)
-    return table.to_pylist()
+    return shards.conform(uri, table, columns, schema.LABELS).to_pylist()
 
 
 def _label(row: dict[str, Any]) -> _Label:
-    activation = images.decode_png16(row["activation_map"])
     stored_cue, found = row["background_cue"], row["pseudo_boxes"]
-    cue = cues.background_cue(activation) if stored_cue is None else images.decode_png8(stored_cue)
+    try:
+        activation = images.decode_png16(row["activation_map"])
+        cue = images.decode_png8(stored_cue) if stored_cue else cues.background_cue(activation)
+    except images.ImageError as error:
+        raise ValueError(f"label of image {row['image_id']!r}: {error}") from error
     box = (found[0]["x0"], found[0]["y0"], found[0]["x1"], found[0]["y1"]) if found else None
     return _Label(row["image_id"], row["shard"], activation, box, cue)
 
 
 def _find_pictures(chosen: Sequence[_Label], uris: Sequence[str]) -> dict[str, _Picture]:
     """The images of labels, by image_id; only the shards they came from are read."""
-    wanted, names = {label.image_id for label in chosen}, {label.shard for label in chosen}
+    wanted, origins = {label.image_id for label in chosen}, {label.shard for label in chosen}
     pictures: dict[str, _Picture] = {}
     for file in storage.expand(uris):
-        if storage.name(file.uri) not in names:
+        if storage.name(file.uri) not in origins:
             continue
         for group in shards.index([file.uri]):
             if wanted.isdisjoint(shards.read(group, ["image_id"])["image_id"].to_pylist()):
                 continue
-            filesystem, path = storage.resolve(file.uri)
-            known = pq.read_schema(path, filesystem=filesystem).names
+            known = shards.read_schema(file.uri).names
             columns = [name for name in ("image_id", "image", "boxes") if name in known]
             for row in shards.read(group, columns).to_pylist():
                 if row["image_id"] in wanted:
@@ -142,8 +145,12 @@ def _find_pictures(chosen: Sequence[_Label], uris: Sequence[str]) -> dict[str, _
 
 def _picture(row: dict[str, Any]) -> _Picture:
     truths = row.get("boxes")
+    try:
+        pixels = images.decode(row["image"], min_side_px=max(_PANEL_PX))
+    except images.ImageError as error:
+        raise ValueError(f"image {row['image_id']!r}: {error}") from error
     return _Picture(
-        images.decode(row["image"], min_side_px=max(_PANEL_PX)),
+        pixels,
         images.header(row["image"]),
         None if truths is None else [(x0, y0, x1, y1) for x0, y0, x1, y1 in truths],
     )
@@ -180,7 +187,8 @@ def _with_boxes(pixels: Pixels, box: Box | None, truths: list[Box] | None, scale
     drawn = [(truth, _TRUTH) for truth in truths or []] + ([(box, _PSEUDO)] if box else [])
     for thickness, is_outline in ((4, True), (2, False)):  # a dark rim shows on any image
         for corners, colour in drawn:
-            x0, y0, x1, y1 = (round(value * scale) for value in corners)
+            # Whatever a label file says, OpenCV gets numbers that it can draw.
+            x0, y0, x1, y1 = (round(min(max(value * scale, -9), 999)) for value in corners)
             colour = (0, 0, 0) if is_outline else colour
             cv2.rectangle(canvas, (x0, y0), (x1 - 1, y1 - 1), colour, thickness)
     return canvas
@@ -214,6 +222,7 @@ def _write(
     draw = ImageDraw.Draw(page)
     font = ImageFont.load_default(font_px)
     for column, text in enumerate(texts):
+        text = names.printable(text)[: _PANEL_PX[1]]
         while draw.textlength(text, font) > _PANEL_PX[1]:
             text = text[:-2].rstrip("…") + "…"
         draw.text((_left(column), y + 2), text, fill=colour, font=font)

@@ -9,6 +9,8 @@ from typing import Any, ParamSpec, TypeVar
 
 import tenacity
 
+from c2am_dist import names
+
 PATIENCE_S = float(os.environ.get("C2AM_STORAGE_PATIENCE_S", "120"))
 """For how long an operation is tried again before its error counts."""
 BACKOFF_S = 0.5
@@ -93,7 +95,8 @@ def retrying(function: Callable[_P, _T]) -> Callable[_P, _T]:
 def _log_retry(uri: str, state: tenacity.RetryCallState) -> None:
     error = state.outcome.exception() if state.outcome else None
     wait_s = state.next_action.sleep if state.next_action else 0.0
-    _log.warning("%s: %s; trying again in %.1f s", uri, error, wait_s)
+    text = names.printable(f"{uri}: {error}")
+    _log.warning("%s; trying again in %.1f s", text, wait_s)
 
 
 def _code(error: BaseException) -> str:

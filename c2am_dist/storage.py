@@ -11,6 +11,7 @@ import contextlib
 import dataclasses
 import fnmatch
 import functools
+import json
 import os
 import re
 import shutil
@@ -18,7 +19,7 @@ import tempfile
 import urllib.parse
 import uuid
 from collections.abc import Iterator, Sequence
-from typing import IO
+from typing import IO, Any
 
 import pyarrow as pa
 import pyarrow.fs as pafs
@@ -221,17 +222,24 @@ def _matches(parts: Sequence[str], pattern: Sequence[str]) -> bool:
 
 @retrying
 def walk(uri: str) -> list[File]:
-    """All files below a folder, in no particular order, without hidden ones; [] if none."""
+    """All files below a folder, in no particular order, without hidden ones; [] if none.
+
+    Raises:
+        ValueError: a file's name is not UTF-8.
+    """
     filesystem, root = resolve(uri)
     selector = pafs.FileSelector(root, recursive=True, allow_not_found=True)
     found = filesystem.get_file_info(selector)
     if not found and not _has_bucket(uri):
         raise MissingError(f"{uri}: no such bucket")
-    return [
-        File(_uri(uri, each.path), each.size)
-        for each in found
-        if each.type == pafs.FileType.File and "/." not in each.path[len(root.rstrip("/")) :]
-    ]
+    try:
+        return [
+            File(_uri(uri, each.path), each.size)
+            for each in found
+            if each.type == pafs.FileType.File and "/." not in each.path[len(root.rstrip("/")) :]
+        ]
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{uri}: a name in it is not UTF-8: {error.object!r}") from error
 
 
 @retrying
@@ -240,6 +248,7 @@ def read_bytes(uri: str) -> bytes:
 
     Raises:
         FileNotFoundError: nothing is there; the message names the URI.
+        StorageError: it has more than `object_store.MAX_BYTES`.
     """
     data, size_bytes = _read(uri, 0, None)
     if len(data) != size_bytes:
@@ -258,6 +267,17 @@ def read_range(uri: str, *, offset: int, size_bytes: int) -> bytes:
     return data
 
 
+def read_json(uri: str) -> dict[str, Any]:
+    """The JSON object that a file holds; raises as `read_bytes`, ValueError where it holds none."""
+    try:
+        content = json.loads(read_bytes(uri))
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{uri}: corrupt: not JSON ({error})") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"{uri}: corrupt: not a JSON object")
+    return content
+
+
 def _read(uri: str, offset: int, size_bytes: int | None) -> tuple[bytes, int]:
     """What came of part of a file, or of all from an offset on, and how long the file is."""
     filesystem, path = resolve(uri)
@@ -265,7 +285,8 @@ def _read(uri: str, offset: int, size_bytes: int | None) -> tuple[bytes, int]:
         return object_store.read(*_bucket_and_key(path), offset, size_bytes)
     with filesystem.open_input_file(path) as file:
         file_bytes = file.size()
-        return file.read_at(file_bytes if size_bytes is None else size_bytes, offset), file_bytes
+        wanted = object_store.bounded(file_bytes if size_bytes is None else size_bytes)
+        return file.read_at(wanted, offset), file_bytes
 
 
 def write_bytes(uri: str, data: bytes) -> None:

@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from c2am_dist import config
+from c2am_dist import assumptions, config
 
 ROOT = Path(__file__).resolve().parents[1]
 INTRODUCTION = """# Command lines
@@ -52,6 +52,7 @@ def jobs() -> list[Job]:
         list(flags_of(getattr(config, name)()))
         for name in ("PrepareConfig", "TrainConfig", "LabelConfig", "EvaluateConfig")
     )
+    train, label = ([*flags, *flags_of(assumptions.DryRun())] for flags in (train, label))
     quickstart, report = _module("quickstart"), _module("report")
     return [
         Job("prepare", "--input URI --output URI --format FORMAT", prepare),

@@ -2,15 +2,19 @@
 
 import sys
 
-import tyro
-
 from c2am_dist import cli
 from c2am_dist.config import LabelConfig
 
 
 def main() -> int:
-    config = tyro.cli(LabelConfig, description=__doc__)
+    config, plan = cli.parse(LabelConfig(), sys.argv[1:], __doc__)
     config.check_complete()
+    if plan is not None:
+        cluster = cli.find_cluster(plan)
+        from c2am_dist import labeling
+
+        print(labeling.dry_run(config, plan, cluster))
+        return 0
     cli.init_ray()
     from c2am_dist import labeling
 

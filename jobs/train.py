@@ -2,26 +2,31 @@
 
 import sys
 
-import tyro
-
 from c2am_dist import cli
+from c2am_dist.assumptions import PlanConfig
 from c2am_dist.config import PRESETS, TrainConfig
 
 
-def parse(arguments: list[str]) -> TrainConfig:
-    """The config that flags give, on top of the preset they name."""
+def parse(arguments: list[str]) -> tuple[TrainConfig, PlanConfig | None]:
+    """What flags give, on top of the preset they name; a plan makes it a dry run."""
     preset = "custom"
     for position, argument in enumerate(arguments):
         flag, _, value = argument.partition("=")
         if flag == "--preset":
             preset = value or " ".join(arguments[position + 1 : position + 2])
     default = PRESETS.get(preset, PRESETS["custom"])  # tyro refuses an unknown one by name
-    return tyro.cli(TrainConfig, default=default, args=arguments, description=__doc__)
+    return cli.parse(default, arguments, __doc__)
 
 
 def main() -> int:
-    config = parse(sys.argv[1:])
+    config, plan = parse(sys.argv[1:])
     config.check_complete()
+    if plan is not None:
+        cluster = cli.find_cluster(plan)
+        from c2am_dist.training import dry_run
+
+        print(dry_run(config, plan, cluster))
+        return 0
     cli.init_ray()
     from c2am_dist.training import fit
 

@@ -35,7 +35,7 @@ class Job:
                 self.command, env=self.environment, cwd=ROOT, stdout=log, stderr=log
             )
 
-    def until(self, is_so: Callable[[], bool], timeout_s: float = 180) -> None:
+    def until(self, is_so: Callable[[], bool], timeout_s: float = 600) -> None:
         """Waits until something is so, which must be before the job ends."""
         deadline = time.monotonic() + timeout_s
         while not is_so():
@@ -50,7 +50,7 @@ class Job:
     def end(self, status: int = 0) -> str:
         """What it has printed, when it ends with that status."""
         try:
-            self.process.wait(timeout=300)
+            self.process.wait(timeout=900)
         finally:
             self.kill()
         assert self.process.returncode == status, self.log.read_text()

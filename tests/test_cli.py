@@ -29,6 +29,13 @@ def test_a_mistake_is_one_line_and_status_1(error: Exception, capsys: pytest.Cap
     assert capsys.readouterr().err == f"error: {error}\n"
 
 
+def test_what_others_named_cannot_steer_the_terminal(capsys: pytest.CaptureFixture[str]):
+    name = "a\x1b[2J\x9b31m\u202e\udcff\nerror: none\r.jpg"
+    assert status_of(fail(ValueError(f"{name}: not an image"))) == 1
+    shown = "error: a\\x1b[2J\\x9b31m\\u202e\\udcff error: none\\r.jpg: not an image\n"
+    assert capsys.readouterr().err == shown
+
+
 def test_the_traceback_is_there_for_those_who_ask(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ):

@@ -112,7 +112,7 @@ def test_a_negative_alpha_is_refused_in_one_line_by_the_job():
 def test_a_preset_is_a_starting_point_that_flags_override():
     code = (
         "import sys; sys.path.insert(0, 'jobs'); import train; "
-        "c = train.parse(['--preset', 'cub', '--loss.alpha', '0.75']); "
+        "c, _ = train.parse(['--preset', 'cub', '--loss.alpha', '0.75']); "
         "print(c.preset, c.loss.alpha, c.data.crop_px, c.optim.batch_size)"
     )
     assert _run("-c", code).stdout.split() == ["cub", "0.75", "448", "16"]
@@ -125,15 +125,21 @@ def test_the_command_line_is_the_documented_one():
 
 
 def cli_flags() -> list[str]:
+    from c2am_dist.assumptions import DryRun
     from c2am_dist.config import EvaluateConfig, PrepareConfig
 
     roots = {
-        "train": TrainConfig(),
-        "prepare": PrepareConfig(),
-        "label": LabelConfig(),
-        "evaluate": EvaluateConfig(),
+        "train": [TrainConfig(), DryRun()],
+        "prepare": [PrepareConfig()],
+        "label": [LabelConfig(), DryRun()],
+        "evaluate": [EvaluateConfig()],
     }
-    return [f"{job} {flag}" for job, root in roots.items() for flag in _flags(root, "--")]
+    return [
+        f"{job} {flag}"
+        for job, both in roots.items()
+        for root in both
+        for flag in _flags(root, "--")
+    ]
 
 
 def _flags(config, prefix: str) -> list[str]:

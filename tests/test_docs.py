@@ -38,6 +38,12 @@ def test_the_command_lines_are_documented_as_they_are(make_cli: types.ModuleType
     assert (ROOT / "docs" / "cli.md").read_text() == make_cli.render(), "run make docs"
 
 
+def test_the_plans_on_paper_are_what_a_dry_run_prints():
+    make_forecast = load(ROOT / "docs" / "make_forecast.py")
+    text = (ROOT / "docs" / "performance.md").read_text()
+    assert make_forecast.render(text) == text, "run make docs"
+
+
 def test_a_field_without_a_docstring_is_refused(make_cli: types.ModuleType, tmp_path: Path):
     code = "import dataclasses\n@dataclasses.dataclass\nclass Silent:\n    value: int = 0\n"
     (tmp_path / "silent.py").write_text(code)

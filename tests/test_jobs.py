@@ -136,6 +136,19 @@ def test_train_label_and_evaluate_run_as_submitted_jobs(head: str, clone: Path, 
     assert "nowhere: no such file or folder" in refused.stdout + refused.stderr
 
 
+def test_a_dry_run_plans_for_the_cluster_it_is_submitted_to(head: str, clone: Path, tmp_path: Path):
+    planned = _submit(
+        head, "--working-dir", str(clone), "--", "python", "jobs/train.py", *TRAIN, "--dry-run",
+        "--data.train", write_shards(tmp_path / "shards", 32),
+        "--run.storage", str(tmp_path / "runs"), "--run.name", "planned",
+    )  # fmt: skip
+    assert planned.returncode == 0, planned.stdout + planned.stderr
+    assert "planned: 32,000 images in 4,000 steps of 8 on 2 CPU workers" in planned.stdout
+    assert "4 CPUs, decoding and model" in planned.stdout  # as many as the head was given
+    assert "held of 300.0 MB" in planned.stdout
+    assert not (tmp_path / "runs").exists()
+
+
 @pytest.mark.slow
 def test_a_stopped_job_leaves_a_whole_checkpoint_and_goes_on_when_submitted_again(
     head: str, clone: Path, tmp_path: Path

@@ -1,3 +1,4 @@
+import json
 from pathlib import Path
 
 import pytest
@@ -49,7 +50,30 @@ def test_files_that_success_does_not_list_as_they_are_are_named(folder: Path):
         label_set.expand([str(folder)])
 
 
-@pytest.mark.parametrize("text", ["", "[]", '{"format": 99}', '{"format": 1, "files": [{}]}'])
+ENTRY = {"name": "a.parquet", "num_rows": 3, "num_errors": 1, "size_bytes": 5, "sha256": "e"}
+
+
+def listing(**changes: object) -> str:
+    return json.dumps({"format": 1, "files": [ENTRY | changes]})
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "[]",
+        "[" * 100_000,
+        '{"format": 99}',
+        '{"format": 1, "files": [{}]}',
+        '{"format": 1, "files": {"a": 1}}',
+        listing(name="../a.parquet"),
+        listing(name="/etc/a.parquet"),
+        listing(name=["a.parquet"]),
+        listing(num_rows="3"),
+        listing(size_bytes=-5),
+        listing(more=1),
+    ],
+)
 def test_an_unreadable_success_is_named(folder: Path, text: str):
     (folder / "_SUCCESS").write_text(text)
     with pytest.raises(ValueError, match="labels/_SUCCESS"):

@@ -17,10 +17,12 @@ import pytest
 import torch
 
 from c2am_dist import checkpoint, schema
+from c2am_dist.assumptions import PlanConfig
 from c2am_dist.checkpoint import Checkpoint, CheckpointError
 from c2am_dist.config import LabelConfig, digest
 from c2am_dist.data import label_set
-from c2am_dist.labeling import label
+from c2am_dist.forecast import Cluster
+from c2am_dist.labeling import dry_run, label
 from c2am_dist.labeling.pipeline import _block_bytes, _resources
 from c2am_dist.labeling.stages import ModelActor, decode_run
 from c2am_dist.method.activation import Polarity
@@ -135,6 +137,22 @@ def test_every_image_has_one_row_in_the_order_of_its_shard(labeled: Path, image_
         assert set(rows["shard"].to_pylist()) == {"0.parquet"}
         good = rows.filter(pa.compute.is_null(rows["error"])).to_pylist()
         assert {(row["height"], row["width"]) for row in good} == {(height, width)}
+
+
+def test_a_dry_run_counts_the_images_still_to_label_and_writes_nothing(
+    labeled: Path, trained: Path, image_set: Path, tmp_path: Path
+):
+    def planned(output: Path) -> int:
+        config = _config(trained, image_set, output)
+        return dry_run(config, PlanConfig(), Cluster(num_machines=1, num_cpus=4)).num_images
+
+    shutil.copytree(labeled, tmp_path / "cut-off")
+    (tmp_path / "cut-off" / "one" / "0.parquet").unlink()
+    before = sorted(tmp_path.rglob("*"))
+    assert planned(tmp_path / "new") == len(_read(labeled)) == 18
+    assert planned(tmp_path / "cut-off") == 11
+    assert planned(labeled) == 0
+    assert sorted(tmp_path.rglob("*")) == before
 
 
 def test_bad_images_become_rows_that_say_why(labeled: Path):

@@ -258,6 +258,17 @@ def test_a_missing_object_is_reported_at_once(bucket: str, proxy: FaultProxy):
         storage.delete_folder(f"{bucket}/lost")
 
 
+def test_an_object_that_is_too_large_is_not_read(
+    s3: LocalS3, bucket: str, monkeypatch: pytest.MonkeyPatch
+):
+    put(s3, f"{bucket}/in")
+    monkeypatch.setattr(object_store, "MAX_BYTES", len(DATA) - 1)
+    message = rf"^{bucket}/in: {len(DATA)} bytes, at most {len(DATA) - 1} are read at once$"
+    with pytest.raises(storage.StorageError, match=message):
+        storage.read_bytes(f"{bucket}/in")
+    assert storage.read_range(f"{bucket}/in", offset=1, size_bytes=2) == DATA[1:3]
+
+
 def test_an_empty_object_is_not_a_truncated_one(s3: LocalS3, bucket: str):
     put(s3, f"{bucket}/empty", b"")
     assert storage.read_bytes(f"{bucket}/empty") == b""

@@ -1,3 +1,4 @@
+import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +9,7 @@ import ray
 import ray.data
 
 from c2am_dist.config import DataConfig
-from c2am_dist.data import shards, stream
+from c2am_dist.data import plan, shards, stream
 from tests.images import write_shards
 
 DATA = DataConfig(resize_px=40, crop_px=32, shuffle_images=20)
@@ -22,10 +23,10 @@ def image_set(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 @ray.remote(num_cpus=0)
-def _consume(part, num_workers: int) -> list[dict[str, np.ndarray]]:
+def _consume(shard) -> list[stream.Part]:
     return [
-        {name: np.array(column) for name, column in batch.items()}
-        for batch in stream.worker_batches(part, batch_size=BATCH, num_workers=num_workers)
+        dataclasses.replace(part, images=np.array(part.images))
+        for part in stream.worker_parts(shard, crop_px=DATA.crop_px)
     ]
 
 
@@ -33,7 +34,7 @@ def _global_batches(uri: str, *, num_workers: int, start_step: int = 0, classes=
     """Each step's images and labels over all workers, sorted, as bytes."""
 
     def make(num_workers: int) -> ray.data.Dataset:
-        return stream.batches(
+        return stream.parts(
             shards.index([uri]),
             data=DATA,
             seed=3,
@@ -44,15 +45,16 @@ def _global_batches(uri: str, *, num_workers: int, start_step: int = 0, classes=
             classes=classes,
         )
 
-    parts = stream.Feed(make).configure({"train": None}, num_workers)
-    per_worker = ray.get([_consume.remote(part["train"], num_workers) for part in parts])
+    feeds = stream.Feed(make).configure({"train": None}, num_workers)
+    per_worker = ray.get([_consume.remote(feed["train"]) for feed in feeds])
     steps = []
-    for offset, batches in enumerate(zip(*per_worker, strict=True)):
-        assert all((batch["step"] == start_step + offset).all() for batch in batches)
-        pixels = np.concatenate([batch["image"] for batch in batches])
+    for step, parts in enumerate(zip(*per_worker, strict=True), start_step):
+        assert {part.step for part in parts} == {step}
+        assert [len(part.images) for part in parts] == plan.part_sizes(BATCH, num_workers)
+        pixels = np.concatenate([part.images for part in parts])
         assert pixels.shape == (BATCH, 32, 32, 3) and pixels.dtype == np.uint8
-        labels = np.concatenate([batch.get("label", np.zeros(0, int)) for batch in batches])
-        replaced = sum(int(batch["is_replaced"].sum()) for batch in batches)
+        labels = np.concatenate([part.labels for part in parts]) if classes else np.zeros(0, int)
+        replaced = sum(int(part.is_replaced.sum()) for part in parts)
         keys = [image.tobytes() for image in pixels]
         order = sorted(range(BATCH), key=keys.__getitem__)
         steps.append(
@@ -102,10 +104,9 @@ def test_workers_share_a_fixed_sample_without_its_broken_images(image_set: str, 
     assert sorted(image for share in shares for image in share) == sorted(alone)
 
 
-def test_a_block_of_broken_images_only_names_one():
-    block = pa.table({"image_id": ["lost"], "image": pa.array([b"x"]), "epoch": [0], "step": [0]})
+def test_a_part_of_broken_images_only_names_one():
     with pytest.raises(ValueError, match="lost"):
-        stream._decode_block(block, data=DATA, seed=0, classes=())
+        stream._decode(["lost"], [b"x"], 0, data=DATA, seed=0)
 
 
 class TestIndex:

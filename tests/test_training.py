@@ -11,8 +11,10 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from c2am_dist import checkpoint
+from c2am_dist.assumptions import PlanConfig
 from c2am_dist.config import TrainConfig, override
-from c2am_dist.training import fit
+from c2am_dist.forecast import Cluster
+from c2am_dist.training import dry_run, fit
 from c2am_dist.training.loop import TrainingStopped
 from c2am_dist.training.methods import METHODS
 
@@ -81,6 +83,22 @@ def test_resuming_from_a_checkpoint_equals_never_stopping(two_workers: Path, con
         checkpoint.load(str(interrupted))[0], checkpoint.load(str(two_workers))[0], rtol=1e-6
     )
     assert [row["step"] for row in _rows(interrupted)] == [1, 2, 3, 4, 5, 6]
+
+
+def test_a_dry_run_counts_the_steps_that_a_run_has_before_it(
+    two_workers: Path, config: TrainConfig
+):
+    def planned(name: str) -> str:
+        cluster = Cluster(num_machines=1, num_cpus=4)
+        return str(dry_run(override(config, {"run.name": name}), PlanConfig(), cluster))
+
+    steps = checkpoint.read_manifest(str(two_workers / "checkpoint"))["step"]
+    _interrupted(two_workers, "half")
+    before = sorted(two_workers.parent.rglob("*"))
+    assert planned("unborn").startswith(f"unborn: {8 * steps} images in {steps} steps of 8 on 2")
+    assert planned("half").startswith(f"half: {8 * (steps - 3)} images in {steps - 3} steps")
+    assert planned("two") == "two: 0 images in 0 steps of 8 on 2 CPU workers: nothing is left to do"
+    assert sorted(two_workers.parent.rglob("*")) == before
 
 
 def test_a_run_killed_before_its_final_checkpoint_has_it_without_more_training(

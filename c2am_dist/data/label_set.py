@@ -10,7 +10,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from c2am_dist import storage
+from c2am_dist import names, storage
 from c2am_dist.storage import File
 
 PLAN, SUCCESS = "_plan.json", "_SUCCESS"
@@ -86,10 +86,20 @@ def sealed(folder: str) -> list[LabelFile] | None:
     uri = storage.join(folder, SUCCESS)
     if not storage.exists(uri):
         return None
+    content = _read(uri)
     try:
-        return [LabelFile(**entry) for entry in _read(uri)["files"]]
-    except (KeyError, TypeError) as error:
+        return [_listed(entry) for entry in content["files"]]
+    except (KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{uri}: not a list of label files ({error!r})") from error
+
+
+def _listed(entry: dict[str, Any]) -> LabelFile:
+    file = LabelFile(**entry)
+    names.check(file.name, "name")
+    numbers = (file.num_rows, file.num_errors, file.size_bytes)
+    if not all(isinstance(number, int) and number >= 0 for number in numbers):
+        raise ValueError(f"{file.name}: {numbers}")
+    return file
 
 
 def expand(uris: Sequence[str], *, allow_incomplete: bool = False) -> list[File]:
@@ -134,11 +144,8 @@ def _check_sealed(folder: str) -> None:
 
 
 def _read(uri: str) -> dict[str, Any]:
-    try:
-        content = json.loads(storage.read_bytes(uri))
-    except ValueError as error:
-        raise ValueError(f"{uri}: corrupt ({error})") from error
-    if not isinstance(content, dict) or content.get("format") != FORMAT:
+    content = storage.read_json(uri)
+    if content.get("format") != FORMAT:
         raise ValueError(f"{uri}: not of format {FORMAT}, which this version reads")
     return content
 

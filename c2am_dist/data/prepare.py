@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 import ray.data
 from tqdm import tqdm
 
-from c2am_dist import schema, storage
+from c2am_dist import names, schema, storage
 from c2am_dist.config import PrepareConfig
 from c2am_dist.data.formats import Blob, BoxFile, Item
 from c2am_dist.data.formats.items import pixel_boxes
@@ -23,6 +23,8 @@ from c2am_dist.method import images
 
 # Files read at once by a task, and so held in memory: reading over the network is waiting.
 _READS_AT_ONCE = 16
+_MAX_FILE_BYTES = 512 * 2**20
+"""More than the largest image that is decoded takes without compression."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -126,7 +128,8 @@ def _row_groups(shard: ShardPlan, errors: list[dict[str, str]]) -> Iterator[list
                 raise content
             rows.append(make_row(item, *content))
         except (ValueError, OSError, EOFError) as error:
-            errors.append({"image_id": item.image_id, "uri": item.image.uri, "error": str(error)})
+            row = {"image_id": item.image_id, "uri": item.image.uri, "error": str(error)}
+            errors.append({column: names.printable(text) for column, text in row.items()})
             continue
         num_bytes += len(rows[-1]["image"]) + len(rows[-1]["mask"] or b"")
         if num_bytes >= shard.row_group_bytes:
@@ -150,14 +153,17 @@ def _contents(items: Sequence[Item]) -> Iterator[tuple[Item, Content | Exception
 def _read(item: Item) -> Content | Exception:
     box_file = item.boxes.blob if isinstance(item.boxes, BoxFile) else None
     try:
+        names.check(item.image_id, "image_id")  # which many layouts make the path from
         image = _read_blob(item.image)
         mask = _read_blob(item.mask) if item.mask else None
         return image, mask, _read_blob(box_file) if box_file else None
-    except (OSError, EOFError) as error:
+    except (OSError, EOFError, ValueError) as error:
         return error
 
 
 def _read_blob(blob: Blob) -> bytes:
+    if blob.size_bytes > _MAX_FILE_BYTES:
+        raise ValueError(f"{blob.uri}: {blob.size_bytes} bytes, the limit is {_MAX_FILE_BYTES}")
     if blob.offset is None:
         return storage.read_bytes(blob.uri)
     return storage.read_range(blob.uri, offset=blob.offset, size_bytes=blob.size_bytes)
@@ -180,7 +186,9 @@ def make_row(
         if isinstance(boxes, BoxFile):
             boxes = boxes.parse(box_file or b"")
         found = pixel_boxes(boxes, (height, width)) if boxes else (None, None)
-    except ValueError as error:
+        for text in (item.label, *(found[1] or ())):
+            (text or "").encode()  # what JSON calls a string need not be one
+    except (ValueError, OverflowError) as error:
         raise ValueError(f"annotation: {error}") from error
     classes = {name for name in found[1] or () if name is not None}
     return {

@@ -17,6 +17,8 @@ class RowGroup:
     uri: str
     index: int
     num_rows: int
+    num_bytes: int = 0
+    """What the columns it was indexed for take in the file, all rows of them."""
 
 
 def index(
@@ -55,24 +57,49 @@ def _row_groups(uri: str, columns: Sequence[str]) -> list[RowGroup]:
     except pa.ArrowInvalid as error:
         raise ValueError(f"{uri}: not a Parquet file ({error})") from error
     check_columns(uri, arrow_schema, columns)
-    sizes = [metadata.row_group(i).num_rows for i in range(metadata.num_row_groups)]
-    return [RowGroup(uri, i, size) for i, size in enumerate(sizes) if size]
+    chosen = [i for i in range(metadata.num_columns) if metadata.schema.column(i).path in columns]
+    found = [metadata.row_group(i) for i in range(metadata.num_row_groups)]
+    sizes = [sum(group.column(i).total_compressed_size for i in chosen) for group in found]
+    return [
+        RowGroup(uri, i, group.num_rows, size)
+        for i, (group, size) in enumerate(zip(found, sizes, strict=True))
+        if group.num_rows
+    ]
 
 
-def check_columns(uri: str, arrow_schema: pa.Schema, columns: Sequence[str]) -> None:
-    """Raises ValueError when a column of schema.SHARD is absent or of another type."""
+@storage.retrying
+def read_schema(uri: str) -> pa.Schema:
+    """The columns of a Parquet file; raises ValueError, naming it, where it is none."""
+    filesystem, path = storage.resolve(uri)
+    try:
+        return pq.read_schema(path, filesystem=filesystem)
+    except pa.ArrowInvalid as error:
+        raise ValueError(f"{uri}: not a Parquet file ({error})") from error
+
+
+def check_columns(
+    uri: str,
+    arrow_schema: pa.Schema,
+    columns: Sequence[str],
+    expected: pa.Schema = schema.SHARD,
+) -> None:
+    """Raises ValueError when a column is absent, twice there, or of another type than expected."""
     for name in columns:
-        expected = schema.SHARD.field(name).type
         if name not in arrow_schema.names:
             raise ValueError(f"{uri}: column {name!r} is missing")
-        actual = arrow_schema.field(name).type
-        if actual != expected and _plain(actual) != _plain(expected):
-            raise ValueError(f"{uri}: column {name!r} is {actual}, expected {expected}")
+        if arrow_schema.names.count(name) > 1:
+            raise ValueError(f"{uri}: column {name!r} is there twice")
+        actual, wanted = arrow_schema.field(name).type, expected.field(name).type
+        if _plain(actual) != _plain(wanted):
+            raise ValueError(f"{uri}: column {name!r} is {actual}, expected {wanted}")
 
 
 def _plain(kind: pa.DataType) -> str:
-    """A type's name without the large_ variants, which hold the same values."""
-    return str(kind).replace("large_", "").replace("element: ", "").replace("item: ", "")
+    """A type's name without what writers vary: large_ variants, list fields' names, nullness."""
+    text = str(kind)
+    for part in ("large_", "element: ", "item: ", " not null"):
+        text = text.replace(part, "")
+    return text
 
 
 @storage.retrying
@@ -81,5 +108,26 @@ def read(group: RowGroup, columns: Sequence[str]) -> pa.Table:
     filesystem, path = storage.resolve(group.uri)
     with pq.ParquetFile(path, filesystem=filesystem) as file:
         table = file.read_row_group(group.index, columns=list(columns), use_threads=False)
-    table = table.select(list(columns)).slice(0, group.num_rows)
-    return table.cast(pa.schema([schema.SHARD.field(name) for name in columns]))
+    return conform(group.uri, table.slice(0, group.num_rows), columns)
+
+
+def conform(
+    uri: str, table: pa.Table, columns: Sequence[str], expected: pa.Schema = schema.SHARD
+) -> pa.Table:
+    """The columns of a table that was read from a file, in exactly the expected types.
+
+    What a file holds must come through here before it becomes Python objects: it may claim a
+    type of Ray Data's that unpickles its values then.
+
+    Raises:
+        ValueError: as `check_columns`, or there are nulls where none may be, or strings that
+            are not UTF-8; the message names the file.
+    """
+    check_columns(uri, table.schema, columns, expected)
+    try:
+        table = table.select(list(columns))
+        table = table.cast(pa.schema([expected.field(name) for name in columns]))
+        table.validate(full=True)
+    except ValueError as error:
+        raise ValueError(f"{uri}: {error}") from error
+    return table

@@ -1,18 +1,19 @@
 """One continuous Ray Data stream of decoded training batches, for all epochs of a run.
 
-read a window -> cut into blocks of one worker's batch -> decode, crop, flip -> split
+read a window, cut into chunks -> decode, crop, flip, cut into parts -> split
 
-Reading, decoding and augmenting run as Ray tasks, off the training processes. The order is
-preserved and every block has the same number of rows, so the split deals them out in turn:
-block j belongs to worker j mod n, and step t to blocks t*n .. t*n + n - 1. Where the number of
-workers does not divide the batch, the shorter parts are padded with a row that workers drop.
-Epochs follow each other in one execution, since starting one anew costs seconds
+A row of the stream is a part: one worker's images of one step. Reading, decoding and augmenting
+run as Ray tasks, off the training processes. The order is preserved and every block holds one
+part, so the split deals them out in turn: part j goes to worker j mod n, and step t is parts t*n
+to t*n + n - 1. Epochs follow each other in one execution, since starting one anew costs seconds
 (docs/performance.md).
 """
 
+import dataclasses
 import functools
+import itertools
 import logging
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, cast
 
 import numpy as np
@@ -20,7 +21,7 @@ import pyarrow as pa
 import ray
 import ray.data
 import ray.train
-from ray.data import DataIterator, Dataset, ExecutionOptions
+from ray.data import DataIterator, Dataset, ExecutionOptions, TaskPoolStrategy
 
 from c2am_dist.config import DataConfig
 from c2am_dist.data import plan, shards
@@ -28,6 +29,26 @@ from c2am_dist.data.shards import RowGroup
 from c2am_dist.method import images
 
 logger = logging.getLogger(__name__)
+
+CHUNK_IMAGES = 256
+"""Images a decode task is given at least, if its window holds them: about a second of work. Ray
+Data looks for finished tasks every 0.1 s, and each costs the machine some milliseconds beside."""
+READ_CPUS, DECODE_CPUS = 0.1, 0.5
+"""What tasks reserve: two that decode share a core, or it would idle between one task and the
+next. Reading waits more than it computes."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class Part:
+    """One worker's images of one step."""
+
+    step: int
+    images: np.ndarray
+    """uint8, n crop_px crop_px 3; not writable: it lies in Ray's object store."""
+    is_replaced: np.ndarray
+    """bool, n: could not be decoded, and another image of the part stands in."""
+    labels: np.ndarray | None
+    """int64, n: indices into the run's classes, where it has any."""
 
 
 def execution_options() -> ExecutionOptions:
@@ -59,7 +80,7 @@ class Feed(ray.train.DataConfig):
         return [dict.fromkeys(datasets, split) for split in splits]
 
 
-def batches(
+def parts(
     row_groups: Sequence[RowGroup],
     *,
     data: DataConfig,
@@ -72,85 +93,130 @@ def batches(
 ) -> Dataset:
     """The stream of a run from ``start_step`` on, to be split equally over ``num_workers``.
 
-    Rows have ``image`` (uint8 crop_px crop_px 3), ``step`` (int64), ``is_padding`` (bool: to be
-    dropped), ``is_replaced`` (bool: the image could not be decoded and another of its block
-    stands in) and, with ``classes``, ``label`` (int64 index into them).
+    Read its rows by :func:`worker_parts`.
     """
-    windows = list(
-        plan.windows(
-            row_groups,
-            seed=seed,
-            batch_size=batch_size,
-            start_step=start_step,
-            total_steps=total_steps,
-            shuffle_images=max(data.shuffle_images, batch_size),
-        )
-    )
-    columns = ["image_id", "image", *(["label"] if classes else [])]
-    read = functools.partial(
-        _read_window,
-        windows=windows,
+    windows = plan.Windows(
+        row_groups=row_groups,
         seed=seed,
         batch_size=batch_size,
-        num_workers=num_workers,
-        columns=columns,
+        start_step=start_step,
+        total_steps=total_steps,
+        shuffle_images=data.shuffle_images,
     )
-    decode = functools.partial(_decode_block, data=data, seed=seed, classes=tuple(classes))
+    columns = ["image_id", "image", *(["label"] if classes else [])]
+    part_sizes = plan.part_sizes(batch_size, num_workers)
+    read = functools.partial(_read_window, windows=windows, part_sizes=part_sizes, columns=columns)
+    decode = functools.partial(
+        _decode_chunk, data=data, seed=seed, part_sizes=part_sizes, classes=tuple(classes)
+    )
     dataset = (
         ray.data.range(len(windows), override_num_blocks=len(windows))
-        .map_batches(read, batch_size=None, batch_format="numpy")
-        .repartition(target_num_rows_per_block=-(-batch_size // num_workers), strict=True)
-        .map_batches(decode, batch_size=None, batch_format="pyarrow", concurrency=data.decode_tasks)
+        .map_batches(
+            read, batch_size=None, num_cpus=READ_CPUS, compute=TaskPoolStrategy(size=_num_readers())
+        )
+        .map_batches(
+            decode,
+            batch_size=None,
+            batch_format="pyarrow",
+            num_cpus=DECODE_CPUS,
+            compute=TaskPoolStrategy(size=data.decode_tasks),
+        )
     )
-    context = dataset.context  # the loop shows the progress, not the stream
-    context.enable_progress_bars = context.print_on_execution_start = False
+    context = dataset.context
+    context.target_max_block_size = 1  # byte: a block is closed as soon as it holds a row
+    context.enable_progress_bars = context.print_on_execution_start = False  # the loop shows it
+    context.memory_usage_poll_interval_s = None  # one core's hundredth for each task, for a log
     return dataset
 
 
+def _num_readers() -> int:
+    """One for every four cores, which it keeps decoding; each holds a window in memory."""
+    return max(2, int(ray.cluster_resources().get("CPU", 0)) // 4)
+
+
 def _read_window(
-    batch: Any,
-    *,
-    windows: Sequence[plan.Window],
-    seed: int,
-    batch_size: int,
-    num_workers: int,
-    columns: Sequence[str],
-) -> pa.Table:
-    """The encoded rows of a window in training order and padded, with their epoch and step."""
+    batch: Any, *, windows: plan.Windows, part_sizes: Sequence[int], columns: Sequence[str]
+) -> Iterator[pa.Table]:
+    """The encoded images of a window in training order, whole parts to a chunk, one a table."""
     window = windows[batch["id"].item()]
     table = pa.concat_tables(shards.read(group, columns) for group in window.row_groups)
-    rows = window.first_row + np.arange(window.take)
-    indices, is_padding = plan.padded(rows, batch_size=batch_size, num_workers=num_workers)
-    table = table.take(pa.array(window.order(seed)[indices]))
-    table = table.append_column("epoch", pa.array(np.full(len(indices), window.epoch)))
-    table = table.append_column("is_padding", pa.array(is_padding))
-    return table.append_column("step", pa.array(rows[indices] // batch_size))
+    order = window.order(windows.seed)
+    ends = np.cumsum([0, *list(part_sizes) * (len(order) // windows.batch_size)])
+    parts_per_chunk = -(-CHUNK_IMAGES // max(part_sizes))
+    for first in range(0, len(ends) - 1, parts_per_chunk):
+        last = min(first + parts_per_chunk, len(ends) - 1)
+        rows = table.take(pa.array(order[ends[first] : ends[last]]))
+        lists = {
+            name: pa.ListArray.from_arrays([0, len(rows)], rows[name].combine_chunks())
+            for name in columns
+        }
+        first_part = window.first_step * len(part_sizes) + first
+        yield pa.table({"first_part": [first_part], "epoch": [window.epoch], **lists})
 
 
-def _decode_block(
-    block: Any, *, data: DataConfig, seed: int, classes: Sequence[str]
-) -> dict[str, np.ndarray]:
-    """Decoded, augmented images; one that cannot be decoded is replaced by its neighbour."""
-    size = data.crop_px
-    pixels = np.empty((block.num_rows, size, size, 3), np.uint8)
-    is_replaced = np.zeros(block.num_rows, bool)
-    image_ids, epochs = block["image_id"].to_pylist(), block["epoch"].to_pylist()
-    for i, encoded in enumerate(block["image"]):
+def _decode_chunk(
+    chunk: Any,
+    *,
+    data: DataConfig,
+    seed: int,
+    part_sizes: Sequence[int],
+    classes: Sequence[str],
+) -> Iterator[pa.Table]:
+    """The parts of the chunk, a table of one row for each."""
+    (row,) = chunk.to_pylist()
+    index_of = {name: index for index, name in enumerate(classes)}
+    labels = np.array([index_of[name] for name in row["label"]]) if classes else None
+    start, num_images = 0, len(row["image_id"])
+    for part in itertools.count(row["first_part"]):
+        if start == num_images:
+            return
+        step, worker = divmod(part, len(part_sizes))
+        own = slice(start, start + part_sizes[worker])
+        pixels, donors = _decode(
+            row["image_id"][own], row["image"][own], row["epoch"], data=data, seed=seed
+        )
+        columns = {
+            "step": pa.array([step]),
+            "pixels": _as_binary(pixels),
+            "is_replaced": pa.array([donors != np.arange(len(donors))]),
+        }
+        if labels is not None:
+            columns["label"] = pa.array([labels[own][donors]])
+        yield pa.table(columns)
+        start = own.stop
+
+
+def _decode(
+    image_ids: Sequence[str],
+    encoded: Sequence[bytes],
+    epoch: int,
+    *,
+    data: DataConfig,
+    seed: int,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Decoded, augmented images, and whose each is: its own but where it could not be decoded."""
+    pixels = np.empty((len(image_ids), data.crop_px, data.crop_px, 3), np.uint8)
+    is_valid = np.ones(len(image_ids), bool)
+    for i, image_id in enumerate(image_ids):
         try:
-            pixels[i] = _training_view(
-                encoded.as_py(), image_ids[i], epochs[i], data=data, seed=seed
-            )
+            pixels[i] = _training_view(encoded[i], image_id, epoch, data=data, seed=seed)
         except images.ImageError as error:
-            is_replaced[i] = True
-            logger.warning("image %s is replaced: %s", image_ids[i], error)
-    _replace(pixels, is_replaced, image_ids)
-    columns = {"image": pixels, "is_replaced": is_replaced}
-    columns |= {name: block[name].to_numpy() for name in ("step", "is_padding")}
-    if classes:
-        index_of = {name: index for index, name in enumerate(classes)}
-        columns["label"] = np.array([index_of[name] for name in block["label"].to_pylist()])
-        columns["label"][is_replaced] = columns["label"][_donors(is_replaced)]
-    return columns
+            is_valid[i] = False
+            logger.warning("image %s is replaced: %s", image_id, error)
+    valid = np.flatnonzero(is_valid)
+    if not len(valid):
+        raise images.ImageError(
+            f"none of {len(image_ids)} images of a part can be decoded, {image_ids[0]} among them"
+        )
+    donors = valid[np.searchsorted(valid, np.arange(len(image_ids))) % len(valid)]
+    pixels[~is_valid] = pixels[donors[~is_valid]]
+    return pixels, donors
+
+
+def _as_binary(array: np.ndarray) -> pa.Array:
+    """The array's bytes as one value, not copied."""
+    offsets = pa.py_buffer(np.array([0, array.nbytes]))
+    return pa.Array.from_buffers(pa.large_binary(), 1, [None, offsets, pa.py_buffer(array)])
 
 
 def _training_view(
@@ -163,37 +229,21 @@ def _training_view(
     )
 
 
-def _donors(is_replaced: np.ndarray) -> np.ndarray:
-    """For each replaced row, the index of the row whose image stands in for it."""
-    valid = np.flatnonzero(~is_replaced)
-    after = np.searchsorted(valid, np.flatnonzero(is_replaced))
-    return valid[after % len(valid)]
-
-
-def _replace(pixels: np.ndarray, is_replaced: np.ndarray, image_ids: Sequence[str]) -> None:
-    if is_replaced.all():
-        raise images.ImageError(
-            f"none of {len(image_ids)} images of a block can be decoded, {image_ids[0]} among them"
-        )
-    if is_replaced.any():
-        pixels[is_replaced] = pixels[_donors(is_replaced)]
-
-
-def worker_batches(
-    shard: DataIterator, *, batch_size: int, num_workers: int, prefetch_batches: int = 2
-) -> Iterator[dict[str, np.ndarray]]:
-    """This worker's part of each global batch of ``batch_size`` rows, as the split deals them."""
-    batches = shard.iter_batches(
-        batch_size=-(-batch_size // num_workers),
-        batch_format="numpy",
-        prefetch_batches=prefetch_batches,
-        drop_last=True,
+def worker_parts(shard: DataIterator, *, crop_px: int, prefetch_parts: int = 2) -> Iterator[Part]:
+    """This worker's part of each global batch, as the split deals them."""
+    blocks: Any = shard.iter_batches(
+        batch_size=cast(int, None),  # whole blocks
+        batch_format="pyarrow",
+        prefetch_batches=prefetch_parts,
     )
-    for batch in cast(Iterable[dict[str, np.ndarray]], batches):
-        is_padding = batch.pop("is_padding")
-        if is_padding.any():
-            batch = {name: values[~is_padding] for name, values in batch.items()}
-        yield batch
+    for block in blocks:
+        pixels = np.frombuffer(block["pixels"][0].as_buffer(), np.uint8)
+        yield Part(
+            step=block["step"][0].as_py(),
+            images=pixels.reshape(-1, crop_px, crop_px, 3),
+            is_replaced=np.array(block["is_replaced"][0].as_py()),
+            labels=np.array(block["label"][0].as_py()) if "label" in block.column_names else None,
+        )
 
 
 def sample(

@@ -62,7 +62,7 @@ def read_annotations(uris: Sequence[str]) -> Annotations:
 
 
 def _optional_columns(uri: str) -> list[str]:
-    arrow_schema = _read_schema(uri)
+    arrow_schema = shards.read_schema(uri)
     columns = [name for name in ("split", "mask") if name in arrow_schema.names]
     shards.check_columns(uri, arrow_schema, columns)
     return columns
@@ -97,10 +97,12 @@ def plan(uris: Sequence[str], *, allow_incomplete: bool) -> tuple[list[Unit], pa
 
 @storage.retrying
 def _plan_file(uri: str) -> tuple[list[Unit], pa.ChunkedArray]:
-    _check_labels(uri, _read_schema(uri))
+    arrow_schema = shards.read_schema(uri)
+    shards.check_columns(uri, arrow_schema, _label_columns(arrow_schema), schema.LABELS)
     with _open(uri) as file:
         sizes = [file.metadata.row_group(i).num_rows for i in range(file.num_row_groups)]
-        ids = file.read(columns=["image_id"])["image_id"].cast(pa.string())
+        ids = file.read(columns=["image_id"])
+    ids = shards.conform(uri, ids, ["image_id"], schema.LABELS)["image_id"]
     units = [
         Unit(uri, index, start, min(UNIT_ROWS, size - start))
         for index, size in enumerate(sizes)
@@ -109,36 +111,14 @@ def _plan_file(uri: str) -> tuple[list[Unit], pa.ChunkedArray]:
     return units, ids
 
 
-def _check_labels(uri: str, arrow_schema: pa.Schema) -> None:
-    optional = ["activation_map"] if "activation_map" in arrow_schema.names else []
-    for name in (*_LABEL_COLUMNS, *optional):
-        if name not in arrow_schema.names:
-            raise ValueError(f"{uri}: column {name!r} is missing, so these are no labels")
-        actual, expected = arrow_schema.field(name).type, schema.LABELS.field(name).type
-        if _plain(actual) != _plain(expected):
-            raise ValueError(f"{uri}: column {name!r} is {actual}, expected {expected}")
-
-
-def _plain(kind: pa.DataType) -> str:
-    """A type's name without what writers vary: large_ variants, list fields' names, nullness."""
-    text = str(kind)
-    for part in ("large_", "element: ", "item: ", " not null"):
-        text = text.replace(part, "")
-    return text
+def _label_columns(arrow_schema: pa.Schema) -> list[str]:
+    has_map = "activation_map" in arrow_schema.names
+    return [*_LABEL_COLUMNS, *(["activation_map"] if has_map else [])]
 
 
 def _open(uri: str) -> pq.ParquetFile:
     filesystem, path = storage.resolve(uri)
     return pq.ParquetFile(path, filesystem=filesystem)
-
-
-@storage.retrying
-def _read_schema(uri: str) -> pa.Schema:
-    try:
-        with _open(uri) as file:
-            return file.schema_arrow
-    except pa.ArrowInvalid as error:
-        raise ValueError(f"{uri}: not a Parquet file ({error})") from error
 
 
 def _refuse_duplicates(ids: pa.ChunkedArray, uris: Sequence[str]) -> None:
@@ -171,11 +151,11 @@ def read_unit(unit: Unit, annotations: Annotations) -> list[dict[str, Any]]:
     ((height, width); the latter of the label, or of nulls), ``boxes`` (int n 4, or None where
     unknown), ``split``, ``activation_map`` and ``mask`` (encoded, or None).
     """
-    columns = [*_LABEL_COLUMNS, "activation_map"]
     with _open(unit.uri) as file:
-        columns = [name for name in columns if name in file.schema_arrow.names]
+        columns = _label_columns(file.schema_arrow)
         labels = file.read_row_group(unit.row_group, columns=columns)
     labels = labels.slice(unit.start, unit.num_rows)
+    labels = shards.conform(unit.uri, labels, columns, schema.LABELS)
     places = _places(labels["image_id"], annotations.table["image_id"])
     is_known = places.is_valid()
     known = annotations.table.take(places.filter(is_known)).to_pylist()

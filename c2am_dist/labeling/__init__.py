@@ -1,5 +1,5 @@
 """Labeling: ``label(config)`` runs the job, ``stages.py`` is what its workers do."""
 
-from c2am_dist.labeling.job import LabelReport, label
+from c2am_dist.labeling.job import LabelReport, dry_run, label
 
-__all__ = ["LabelReport", "label"]
+__all__ = ["LabelReport", "dry_run", "label"]

@@ -8,7 +8,6 @@ are labeled some thousand at a time, and memory does not grow with the set.
 
 import dataclasses
 import hashlib
-import json
 import logging
 import time
 from collections.abc import Sequence
@@ -16,11 +15,13 @@ from collections.abc import Sequence
 import ray
 
 from c2am_dist import __version__, checkpoint, storage
+from c2am_dist.assumptions import PlanConfig
 from c2am_dist.checkpoint import Checkpoint, CheckpointError
 from c2am_dist.config import LabelConfig, digest, to_json
 from c2am_dist.data import label_set, shards
 from c2am_dist.data.label_set import LabelFile
-from c2am_dist.labeling import write
+from c2am_dist.forecast import Cluster, Forecast, ImageSet
+from c2am_dist.labeling import pipeline, write
 from c2am_dist.labeling.stages import Provenance
 from c2am_dist.method.activation import Polarity, doubts
 from c2am_dist.method.c2am import C2AM
@@ -89,6 +90,37 @@ def label(config: LabelConfig) -> LabelReport:
         files += new
     label_set.seal(config.output, identity, sorted(files, key=lambda file: file.name))
     return _report(files, num_new=num_new, started=started)
+
+
+def dry_run(config: LabelConfig, plan: PlanConfig, cluster: Cluster) -> Forecast:
+    """What :func:`label` has still to do: reads footers and the checkpoint, and writes nothing.
+
+    Raises:
+        FileNotFoundError, ValueError: as :func:`label`, for the input and the checkpoint.
+    """
+    config.check_complete()
+    inputs = storage.expand(config.input)
+    loaded, _ = checkpoint.load(config.checkpoint)
+    config = _resolve(config, loaded)
+    _, missing = write.split_done(write.plan(inputs, config.output))
+    uris = {file.shard for file in missing}
+    images = _image_set([file for file in inputs if file.uri in uris])
+    return pipeline.forecast(images, config, loaded.encoder, plan, cluster)
+
+
+def _image_set(files: Sequence[File], *, at_most: int = SHARDS_AT_ONCE) -> ImageSet:
+    """The images of shards; where these are many, estimated by size from ``at_most`` of them."""
+    sample = files[:: -(-len(files) // at_most) or 1]
+    row_groups = shards.index([file.uri for file in sample], allow_empty=True)
+    num_rows = sum(group.num_rows for group in row_groups)
+    num_bytes = sum(group.num_bytes for group in row_groups)
+    # An integer ratio, so that a sample of everything gives the exact numbers.
+    whole, part = (sum(file.size_bytes for file in some) or 1 for some in (files, sample))
+    return ImageSet(
+        num_images=num_rows * whole // part,
+        num_bytes=num_bytes * whole // part,
+        image_bytes=num_bytes / (num_rows or 1),
+    )
 
 
 def _report(files: Sequence[LabelFile], *, num_new: int, started: float) -> LabelReport:
@@ -173,11 +205,13 @@ def _threshold(config: LabelConfig, folder: str) -> tuple[float | None, str]:
     if config.threshold == "otsu" or (config.threshold == "auto" and not storage.exists(uri)):
         return None, "otsu"
     try:
-        threshold = float(json.loads(storage.read_bytes(uri))["threshold"])
+        stored = storage.read_json(uri)
     except FileNotFoundError as error:
         raise FileNotFoundError(
             f"{uri}: no evaluation stored a threshold (jobs/evaluate.py --store-threshold)"
         ) from error
+    try:
+        threshold = float(stored["threshold"])
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{uri}: holds no threshold ({error!r})") from error
     if not 0 <= threshold < 1:

@@ -1,4 +1,4 @@
-"""The stages as one Ray Data stream: its blocks, its order, and what each stage reserves."""
+"""The stages as one Ray Data stream: its blocks, its order, what each reserves and will take."""
 
 import dataclasses
 import functools
@@ -8,10 +8,14 @@ from typing import Any
 import ray
 import ray.data
 
+from c2am_dist import storage
+from c2am_dist.assumptions import PlanConfig
 from c2am_dist.config import LabelConfig
 from c2am_dist.data.shards import RowGroup
+from c2am_dist.forecast import Cluster, Forecast, ImageSet, Workers, labeling
 from c2am_dist.labeling.stages import ModelActor, Provenance, decode_run, label_rows
 from c2am_dist.method.c2am import C2AM
+from c2am_dist.method.flops import footprint
 
 RUN_BATCHES = 8
 """Batches a decode task reads at least, if its shard holds them: only its last is partial."""
@@ -32,8 +36,7 @@ def stream(
     model: "ray.ObjectRef[C2AM]",
 ) -> ray.data.Dataset:
     """Label rows in the order of the input; no block holds rows of two shards."""
-    assert config.size_px is not None
-    sizes_px = [max(32, round(config.size_px * scale)) for scale in config.scales]
+    sizes_px = _sizes_px(config)
     runs = list(_runs(row_groups, min_rows=RUN_BATCHES * config.batch_size))
     decode = functools.partial(
         decode_run,
@@ -73,6 +76,40 @@ def stream(
             num_cpus=SOME_CPU,
         )
     )
+
+
+def forecast(
+    images: ImageSet, config: LabelConfig, encoder: str, plan: PlanConfig, cluster: Cluster
+) -> Forecast:
+    """What the stream would take to label these images."""
+    sizes_px = _sizes_px(config)
+    shares = _resources(
+        config.num_actors, config.use_gpu, cpus=cluster.num_cpus, gpus=cluster.num_gpus
+    )
+    workers = Workers(
+        number=shares.num_actors,
+        on_gpus=shares.actor_gpus > 0,
+        num_decode_cpus=max(1.0, cluster.num_cpus - shares.num_actors * shares.actor_cpus),
+        cluster=cluster,
+        plan=plan,
+    )
+    flops = (1 + config.flip) * sum(footprint(encoder, px).flops for px in sizes_px)
+    store_bytes = (cluster.store_bytes or 2**60) // cluster.num_machines
+    at_most = min(BLOCK_BYTES, store_bytes // STORE_BLOCKS)
+    block_bytes = _block_bytes(sizes_px, config.batch_size, at_most=at_most)
+    return labeling(
+        storage.name(config.output),
+        images,
+        workers,
+        flops=flops,
+        pixel_bytes=sum(3 * px**2 for px in sizes_px),
+        block_bytes=block_bytes,
+    )
+
+
+def _sizes_px(config: LabelConfig) -> list[int]:
+    assert config.size_px is not None
+    return [max(32, round(config.size_px * scale)) for scale in config.scales]
 
 
 def _runs(row_groups: Sequence[RowGroup], *, min_rows: int) -> Iterator[dict[str, Any]]:

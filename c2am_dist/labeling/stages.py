@@ -13,12 +13,12 @@ import ray
 import torch
 from torch import Tensor
 
-from c2am_dist import __version__, schema, storage
+from c2am_dist import __version__, names, schema, storage
 from c2am_dist.config import LabelConfig
 from c2am_dist.data import shards
 from c2am_dist.data.shards import RowGroup
 from c2am_dist.method import activation as maps
-from c2am_dist.method import boxes, cues, images
+from c2am_dist.method import boxes, cues, encoders, images
 from c2am_dist.method.activation import Polarity
 from c2am_dist.method.c2am import C2AM
 
@@ -59,19 +59,21 @@ def _decode_batch(
 ) -> dict[str, np.ndarray]:
     """Squares ``pixels_0``, ... at each size (uint8 n px px 3), and what is known of the images.
 
-    An image that cannot be decoded keeps its place with zero pixels and its ``error`` set.
+    An image that cannot be decoded, or whose id is none, keeps its place with zero pixels and
+    its ``error`` set.
     """
     num_images = table.num_rows
     pixels = [np.zeros((num_images, px, px, 3), np.uint8) for px in sizes_px]
     sizes, errors = np.zeros((2, num_images), np.int32), [""] * num_images
-    for i, encoded in enumerate(table["image"]):
-        data = encoded.as_py()
+    for i, row in enumerate(table.to_pylist()):
+        data = row["image"]
         try:
+            names.check(row["image_id"], "image_id")
             sizes[:, i] = images.header(data)
             image = images.decode(data, min_side_px=max(sizes_px), max_pixels=max_pixels)
             for squares in pixels:
                 squares[i] = images.resize_square(image, squares.shape[1])
-        except images.ImageError as error:
+        except ValueError as error:
             errors[i] = str(error)
     return {
         "image_id": table["image_id"].to_numpy(),
@@ -125,7 +127,7 @@ class ModelActor:
         """The maps n 1 h w of images given at each scale; h and w are the largest scale's."""
         found: list[Tensor] = []
         for squares in pixels:
-            batch = images.normalise(squares.to(self._device, non_blocking=True))
+            batch = encoders.normalise(squares.to(self._device, non_blocking=True))
             found.append(self._oriented(batch))
             if self._config.flip:
                 found.append(self._oriented(batch.flip(3)).flip(3))

@@ -18,7 +18,7 @@ import ray
 import ray.data
 from tqdm import tqdm
 
-from c2am_dist import __version__, schema, storage
+from c2am_dist import __version__, names, schema, storage
 from c2am_dist.config import LabelConfig
 from c2am_dist.data import shards
 from c2am_dist.data.label_set import LabelFile
@@ -43,17 +43,21 @@ class PlannedFile(NamedTuple):
 
 
 def plan(files: Sequence[File], output: str) -> list[PlannedFile]:
-    """Where each shard's labels go: its path below the folder all shards lie in."""
+    """Where each shard's labels go: its path below the folder all shards lie in.
+
+    Raises:
+        ValueError: the path leads out of it, as an object's key can.
+    """
     parts = [file.uri.split("/") for file in files]
     columns = zip(*(path[:-1] for path in parts), strict=False)
     common = list(itertools.takewhile(lambda column: len(set(column)) == 1, columns))
-    names = ["/".join(path[len(common) :]) for path in parts]
-    names = [name if name.endswith(".parquet") else f"{name}.parquet" for name in names]
-    root = storage.absolute(output)
-    return [
-        PlannedFile(file.uri, name, storage.join(root, name))
-        for file, name in zip(files, names, strict=True)
-    ]
+    root, planned = storage.absolute(output), []
+    for file, path in zip(files, parts, strict=True):
+        name = "/".join(path[len(common) :])
+        names.check(name, "shard")
+        name = name if name.endswith(".parquet") else f"{name}.parquet"
+        planned.append(PlannedFile(file.uri, name, storage.join(root, name)))
+    return planned
 
 
 def split_done(planned: Sequence[PlannedFile]) -> tuple[list[PlannedFile], list[PlannedFile]]:
@@ -152,13 +156,14 @@ def _describe(file: PlannedFile, checkpoint_sha256: str, config_sha256: str) -> 
         with pq.ParquetFile(pa.BufferReader(data)) as parquet:
             metadata = parquet.schema_arrow.metadata or {}
             table = parquet.read(columns=["image_id", "error"])
-    except pa.ArrowInvalid as error:
+    except (pa.ArrowInvalid, OSError) as error:
         raise ValueError(f"{file.uri}: not a label file ({error})") from error
     expected = {"checkpoint_sha256": checkpoint_sha256, "config_sha256": config_sha256}
     for name, value in expected.items():
-        actual = metadata.get(f"c2am_dist.{name}".encode(), b"").decode()
+        actual = metadata.get(f"c2am_dist.{name}".encode(), b"").decode(errors="replace")
         if actual != value:
-            raise ValueError(f"{file.uri}: its {name} is {actual or 'absent'}, not {value}")
+            shown = repr(actual[:80]) if actual else "absent"
+            raise ValueError(f"{file.uri}: its {name} is {shown}, not {value}")
     return _label_file(file.name, table, data)
 
 

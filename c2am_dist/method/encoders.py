@@ -5,15 +5,21 @@ prefix their authors' wrappers left on the keys. A file that does not fill every
 """
 
 import argparse
+import functools
 import io
 import re
+import zipfile
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import torch
 import torchvision
-from jaxtyping import Float
+from jaxtyping import Float, UInt8
 from torch import Tensor, nn
+
+# Red, green, blue of ImageNet; every torchvision, MoCo, DetCo and DINO encoder expects them.
+MEAN = (0.485, 0.456, 0.406)
+STD = (0.229, 0.224, 0.225)
 
 NORMS = (nn.BatchNorm2d, nn.SyncBatchNorm)
 """The BatchNorm modules an encoder may hold, before and after conversion for workers."""
@@ -24,6 +30,24 @@ _RESNETS = {
     "resnet50": torchvision.models.resnet50,
     "resnet101": torchvision.models.resnet101,
 }
+
+
+def normalise(batch: UInt8[Tensor, "n h w 3"]) -> Float[Tensor, "n 3 h w"]:
+    """The network input: float32, ImageNet mean 0 and deviation 1, on the batch's device.
+
+    The result is channels-last in memory, as the batch is, so no pixel is moved: one kernel
+    converts, scales and shifts.
+    """
+    scale, shift = _scale_and_shift(batch.device)
+    return torch.addcmul(shift, batch.permute(0, 3, 1, 2), scale)
+
+
+@functools.cache
+def _scale_and_shift(device: torch.device) -> tuple[Tensor, Tensor]:
+    """Factors of x/255 and (x - mean)/std as one multiplication and addition, 1 3 1 1."""
+    mean = torch.tensor(MEAN, device=device).view(1, 3, 1, 1)
+    std = torch.tensor(STD, device=device).view(1, 3, 1, 1)
+    return 1 / (255 * std), -mean / std
 
 
 class Encoder(nn.Module):
@@ -144,7 +168,10 @@ _PREFIX = re.compile(r"^(?:module\.|encoder_q\.|backbone\.|encoder\.|model\.)+")
 
 
 def read_state_dict(data: bytes, source: str) -> dict[str, Any]:
-    """The content of a checkpoint file, on the CPU; nothing but plain data is unpickled.
+    """The content of a checkpoint file, on the CPU: tensors and plain values, no code.
+
+    PyTorch's restricted unpickler builds nothing else. What unpacks to more than the file's size
+    is refused: PyTorch stores its tensors as they are, but unpacks what others have compressed.
 
     Args:
         data: the file's bytes.
@@ -154,6 +181,10 @@ def read_state_dict(data: bytes, source: str) -> dict[str, Any]:
         WeightsError: not a readable PyTorch checkpoint, or not a dict.
     """
     try:
+        if data.startswith(b"PK\x03\x04"):
+            packed = zipfile.ZipFile(io.BytesIO(data)).infolist()
+            if sum(entry.file_size for entry in packed) > len(data):
+                raise ValueError("it unpacks to more than its size")
         # DINO's training checkpoints hold their command line, an inert bag of values.
         with torch.serialization.safe_globals([argparse.Namespace]):
             content = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)

@@ -1,10 +1,9 @@
-"""Image files to pixels to network input, and maps to PNG and back.
+"""Image files to pixels, and maps to PNG and back: without torch, which tasks would load in vain.
 
 Everything here is upright: sizes, pixels and hence boxes are those of the image after its
 EXIF orientation has been applied.
 """
 
-import functools
 import hashlib
 import io
 import struct
@@ -13,17 +12,11 @@ import warnings
 import cv2
 import numpy as np
 import simplejpeg
-import torch
 from jaxtyping import Float, UInt8
 from PIL import BmpImagePlugin, GifImagePlugin, ImageFile, PngImagePlugin, TiffImagePlugin
 from PIL import Image as PilImage
 from PIL.JpegImagePlugin import JpegImageFile
 from PIL.WebPImagePlugin import WebPImageFile
-from torch import Tensor
-
-# Red, green, blue of ImageNet; every torchvision, MoCo, DetCo and DINO encoder expects them.
-MEAN = (0.485, 0.456, 0.406)
-STD = (0.229, 0.224, 0.225)
 
 # Chosen by content, never by file name. The plugins are named one by one because
 # PIL.Image.open would try dozens of formats, some of which run programs (EPS), and warns
@@ -39,6 +32,12 @@ _FORMATS: tuple[tuple[bytes, type[ImageFile.ImageFile]], ...] = (
     (b"MM\0*", TiffImagePlugin.TiffImageFile),
 )
 _ORIENTATION_TAG = 0x0112
+_PNG_HEADER = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR"
+MAX_PIXELS = 100e6
+"""Most pixels to decode where nothing else is said: what bounds memory."""
+# A scan of a progressive JPEG may be a hundred bytes and takes as long as any other. Real files
+# have about ten; libjpeg-turbo's own fuzzers stop at 500.
+_MAX_SCANS = 500
 _JPEG_FACTORS = (8, 4, 2, 1)  # the powers of two, for which libjpeg-turbo has SIMD code
 
 
@@ -58,7 +57,7 @@ def header(data: bytes) -> tuple[int, int]:
 
 
 def decode(
-    data: bytes, *, min_side_px: int | None = None, max_pixels: float = 100e6
+    data: bytes, *, min_side_px: int | None = None, max_pixels: float = MAX_PIXELS
 ) -> UInt8[np.ndarray, "h w 3"]:
     """The pixels of an encoded image: RGB, upright.
 
@@ -76,17 +75,13 @@ def decode(
         max_pixels: Most pixels to decode: what bounds memory.
 
     Raises:
-        ImageError: unreadable, truncated, or larger than ``max_pixels``.
+        ImageError: unreadable, truncated, larger than ``max_pixels``, or a JPEG that would be
+            decoded without end.
     """
     image = _open(data)
     is_jpeg = isinstance(image, JpegImageFile)
     factor = _reduction(image, data, min_side_px, max_pixels) if is_jpeg else 1
-    num_pixels = image.width * image.height
-    if num_pixels / factor**2 > max_pixels:
-        raise ImageError(
-            f"{image.width}x{image.height} is {num_pixels / 1e6:.0f} megapixels, more than "
-            f"the limit of {max_pixels / 1e6:g}"
-        )
+    _refuse_large(image.width, image.height, max_pixels, factor)
     orientation = _orientation(image)  # before loading, which rotates TIFF
     pixels = _decode_jpeg(image, data, factor) if is_jpeg else _load(image)
     return _turn_upright(pixels, orientation)
@@ -144,16 +139,6 @@ def augment(
     return cv2.flip(crop, 1) if is_mirrored else np.ascontiguousarray(crop)  # type: ignore
 
 
-def normalise(batch: UInt8[Tensor, "n h w 3"]) -> Float[Tensor, "n 3 h w"]:
-    """The network input: float32, ImageNet mean 0 and deviation 1, on the batch's device.
-
-    The result is channels-last in memory, as the batch is, so no pixel is moved: one kernel
-    converts, scales and shifts.
-    """
-    scale, shift = _scale_and_shift(batch.device)
-    return torch.addcmul(shift, batch.permute(0, 3, 1, 2), scale)
-
-
 def encode_png16(values: Float[np.ndarray, "h w"]) -> bytes:
     """A map in [0, 1] as 16-bit grayscale PNG, exact to 1/131070.
 
@@ -172,7 +157,7 @@ def decode_png16(data: bytes) -> Float[np.ndarray, "h w"]:
     """The map of a 16-bit grayscale PNG: float32 in [0, 1].
 
     Raises:
-        ImageError: anything but a 16-bit grayscale PNG.
+        ImageError: anything but a 16-bit grayscale PNG of at most `MAX_PIXELS`.
     """
     return _decode_png(data, np.uint16)
 
@@ -186,9 +171,10 @@ def decode_mask(data: bytes) -> UInt8[np.ndarray, "h w"]:
     """The class ids of a mask file: the samples of a grayscale, the indices of a palette PNG.
 
     Raises:
-        ImageError: unreadable, or a picture in colour.
+        ImageError: unreadable, larger than `MAX_PIXELS`, or a picture in colour.
     """
     image = _open(data)
+    _refuse_large(image.width, image.height, MAX_PIXELS)
     if image.mode not in ("1", "L", "P"):
         raise ImageError(f"a mask has one 8-bit channel, this is {image.format} {image.mode}")
     try:
@@ -213,6 +199,14 @@ def _open(data: bytes) -> ImageFile.ImageFile:
     if image.width < 1 or image.height < 1:
         raise ImageError(f"no pixels: {image.width}x{image.height}")
     return image
+
+
+def _refuse_large(width: int, height: int, max_pixels: float, factor: int = 1) -> None:
+    if width * height > max_pixels * factor**2:
+        raise ImageError(
+            f"{width}x{height} is {width * height / 1e6:.0f} megapixels, more than the limit of "
+            f"{max_pixels / 1e6:g}"
+        )
 
 
 def _orientation(image: ImageFile.ImageFile) -> int:
@@ -276,6 +270,8 @@ def _keeps_coefficients(image: JpegImageFile, data: bytes) -> bool:
 
 def _decode_jpeg(image: JpegImageFile, data: bytes, factor: int) -> UInt8[np.ndarray, "h w 3"]:
     height, width = -(-image.height // factor), -(-image.width // factor)
+    if image.info.get("progressive") and data.count(b"\xff\xda") > _MAX_SCANS:
+        raise ImageError(f"JPEG with more than {_MAX_SCANS} scans")
     if image.layers != 4:  # PIL knows how Adobe stores CMYK and what it looks like
         try:
             return simplejpeg.decode_jpeg(
@@ -306,14 +302,6 @@ def _load(image: ImageFile.ImageFile) -> UInt8[np.ndarray, "h w 3"]:
     return np.array(image.convert("RGB"))
 
 
-@functools.cache
-def _scale_and_shift(device: torch.device) -> tuple[Tensor, Tensor]:
-    """Factors of x/255 and (x - mean)/std as one multiplication and addition, 1 3 1 1."""
-    mean = torch.tensor(MEAN, device=device).view(1, 3, 1, 1)
-    std = torch.tensor(STD, device=device).view(1, 3, 1, 1)
-    return 1 / (255 * std), -mean / std
-
-
 def _encode_png(values: Float[np.ndarray, "h w"], dtype: type[np.unsignedinteger]) -> bytes:
     if not (values.min() >= 0 and values.max() <= 1):  # so worded, NaN fails too
         raise ValueError(f"values must be in [0, 1], got {values.min()} to {values.max()}")
@@ -322,8 +310,11 @@ def _encode_png(values: Float[np.ndarray, "h w"], dtype: type[np.unsignedinteger
 
 
 def _decode_png(data: bytes, dtype: type[np.unsignedinteger]) -> Float[np.ndarray, "h w"]:
-    samples = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED) if data else None
-    if samples is None or samples.dtype != dtype or samples.ndim != 2:
-        bits = np.iinfo(dtype).bits
+    bits = np.iinfo(dtype).bits
+    if not data.startswith(_PNG_HEADER) or data[24:26] != bytes((bits, 0)):
         raise ImageError(f"not a {bits}-bit grayscale PNG: begins with {data[:8]!r}")
+    _refuse_large(*struct.unpack_from(">II", data, len(_PNG_HEADER)), MAX_PIXELS)
+    samples = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+    if samples is None:
+        raise ImageError(f"unreadable {bits}-bit grayscale PNG")
     return samples.astype(np.float32) / np.iinfo(dtype).max

@@ -8,6 +8,7 @@ import logging
 import math
 import os
 import tempfile
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import ray
@@ -15,11 +16,16 @@ import ray.train
 from ray.train.torch import TorchTrainer
 from torch import Tensor
 
-from c2am_dist import checkpoint, storage
+from c2am_dist import checkpoint, forecast, storage
+from c2am_dist.assumptions import PlanConfig
 from c2am_dist.config import TrainConfig, to_json
 from c2am_dist.data import plan, shards, stream
+from c2am_dist.data.shards import RowGroup
+from c2am_dist.forecast import Cluster, Forecast, ImageSet, Schedule, Workers
 from c2am_dist.method import encoders
+from c2am_dist.method.flops import footprint
 from c2am_dist.training.loop import Job, TrainingStopped, worker_loop
+from c2am_dist.training.rendezvous import LoopbackTorchConfig
 
 logger = logging.getLogger(__name__)
 
@@ -59,14 +65,80 @@ def fit(config: TrainConfig) -> FitResult:
     return FitResult(run=run, checkpoint=final, manifest=checkpoint.read_manifest(final))
 
 
-def _plan_job(config: TrainConfig, run: str) -> Job:
-    columns = ["image_id", "image", *(["label"] if config.method == "classifier" else [])]
-    found = shards.index([storage.absolute(uri) for uri in config.data.train], columns=columns)
+def dry_run(config: TrainConfig, plan_config: PlanConfig, cluster: Cluster) -> Forecast:
+    """What :func:`fit` has still to do: reads footers, writes nothing, needs no Ray.
+
+    Raises:
+        FileNotFoundError, ValueError: as :func:`fit`, for the shards and the config.
+    """
+    config.check_complete()
+    run = storage.absolute(storage.join(config.run.storage, config.run.name))
+    _refuse_other_config(run, config)
+    found = _row_groups(config)
     row_groups = plan.limit(found, config.data.limit)
+    images = ImageSet(
+        num_images=sum(group.num_rows for group in row_groups),
+        num_bytes=sum(group.num_bytes for group in row_groups),
+        image_bytes=sum(group.num_bytes for group in found) / sum(g.num_rows for g in found),
+    )
+    total_steps = _steps(config, row_groups)[1]
+    if storage.exists(storage.join(run, "checkpoint", "manifest.json")):
+        steps = 0
+    else:
+        steps = total_steps - (checkpoint.latest_step(run) or 0)
+    return expected(config, images, steps, plan_config, cluster)
+
+
+def expected(
+    config: TrainConfig, images: ImageSet, steps: int, plan_config: PlanConfig, cluster: Cluster
+) -> Forecast:
+    """What so many steps over a set would take, on as many workers as Ray Train would start."""
+    model = footprint(config.model.encoder, config.data.crop_px)
+    is_contrastive = config.method == "c2am"
+    # Backward takes twice forward; to accumulate, the contrast runs forward once more.
+    passes = 4 if is_contrastive and config.optim.accumulation > 1 else 3
+    is_gathered = is_contrastive and config.loss.contrast == "global"
+    schedule = Schedule(
+        steps=steps,
+        batch_size=config.optim.batch_size,
+        crop_px=config.data.crop_px,
+        window_images=max(config.data.shuffle_images, config.optim.batch_size),
+        flops=passes * model.flops,
+        num_parameters=model.num_parameters,
+        num_gathered=2 * model.num_features if is_gathered else 0,
+    )
+    use_gpu, cpus = _shares(config, {"CPU": cluster.num_cpus, "GPU": cluster.num_gpus})
+    number = config.scaling.max_workers
+    if use_gpu and cluster.num_gpus:
+        number = max(config.scaling.min_workers, min(number, cluster.num_gpus))
+    idle = max(1.0, cluster.num_cpus - number * cpus)
+    workers = Workers(
+        number=number,
+        on_gpus=use_gpu,
+        num_decode_cpus=min(idle, config.data.decode_tasks or idle),
+        cluster=cluster,
+        plan=plan_config,
+    )
+    return forecast.training(config.run.name, images, schedule, workers)
+
+
+def _row_groups(config: TrainConfig) -> list[RowGroup]:
+    columns = ["image_id", "image", *(["label"] if config.method == "classifier" else [])]
+    return shards.index([storage.absolute(uri) for uri in config.data.train], columns=columns)
+
+
+def _steps(config: TrainConfig, row_groups: Sequence[RowGroup]) -> tuple[int, int]:
+    """Steps of an epoch, and of the whole run."""
     per_epoch = plan.steps_per_epoch(row_groups, batch_size=config.optim.batch_size)
     total_steps = math.ceil(per_epoch * config.optim.epochs)
     if config.optim.max_steps is not None:
         total_steps = min(total_steps, config.optim.max_steps)
+    return per_epoch, total_steps
+
+
+def _plan_job(config: TrainConfig, run: str) -> Job:
+    row_groups = plan.limit(_row_groups(config), config.data.limit)
+    per_epoch, total_steps = _steps(config, row_groups)
     weights, sha256 = _encoder_weights(config)
     if weights is None and config.method == "c2am":
         logger.warning(
@@ -137,6 +209,7 @@ def _trainer(job: Job, scratch: str) -> TorchTrainer:
         train_loop_config={"job": job},
         datasets={"train": _unused_dataset},
         dataset_config=stream.Feed(functools.partial(_stream, job)),
+        torch_config=LoopbackTorchConfig(),
         scaling_config=_scaling(job.config),
         run_config=ray.train.RunConfig(
             storage_path=scratch,
@@ -154,9 +227,9 @@ def _unused_dataset() -> ray.data.Dataset:
 
 
 def _stream(job: Job, num_workers: int) -> ray.data.Dataset:
-    """The batches still to train on; called anew whenever the workers (re)start."""
+    """The parts still to train on; called anew whenever the workers (re)start."""
     config = job.config
-    return stream.batches(
+    return stream.parts(
         job.row_groups,
         data=config.data,
         seed=config.run.seed,
@@ -169,12 +242,22 @@ def _stream(job: Job, num_workers: int) -> ray.data.Dataset:
 
 
 def _scaling(config: TrainConfig) -> ray.train.ScalingConfig:
-    """A GPU a worker where there are any; else half the CPUs, so that the rest can decode.
+    use_gpu, cpus = _shares(config, ray.cluster_resources())
+    return ray.train.ScalingConfig(
+        num_workers=config.scaling.num_workers,
+        use_gpu=use_gpu,
+        resources_per_worker={"CPU": cpus, **({"GPU": 1} if use_gpu else {})},
+    )
+
+
+def _shares(config: TrainConfig, resources: Mapping[str, float]) -> tuple[bool, float]:
+    """Whether a worker gets a GPU, and its CPUs.
+
+    A GPU where there are any; else half the CPUs for all workers, so that the rest can decode.
 
     Raises:
         ValueError: the cluster has scaled to zero, so nothing says what its workers will be.
     """
-    resources = ray.cluster_resources()
     use_gpu = config.scaling.use_gpu
     if use_gpu is None:
         if not resources.get("CPU"):
@@ -186,11 +269,7 @@ def _scaling(config: TrainConfig) -> ray.train.ScalingConfig:
     if cpus is None:
         share = resources.get("CPU", 0) / 2 / config.scaling.max_workers
         cpus = 1.0 if use_gpu or not share else round(share, 2)
-    return ray.train.ScalingConfig(
-        num_workers=config.scaling.num_workers,
-        use_gpu=use_gpu,
-        resources_per_worker={"CPU": cpus, **({"GPU": 1} if use_gpu else {})},
-    )
+    return use_gpu, cpus
 
 
 def _encoder_weights(config: TrainConfig) -> tuple[dict[str, Tensor] | None, str]:
@@ -226,7 +305,7 @@ def _refuse_other_config(run: str, config: TrainConfig) -> None:
     uri = storage.join(run, "config.json")
     if not storage.exists(uri):
         return
-    old = _flat(json.loads(storage.read_bytes(uri)))
+    old = _flat(storage.read_json(uri))
     new = _flat(json.loads(to_json(config)))
     free = ("scaling.", "run.storage", "run.log_every", "run.checkpoint_every", "run.keep_")
     free += ("run.max_failures", "data.decode_tasks")

@@ -9,7 +9,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from c2am_dist.data import stream
-from c2am_dist.method import activation, images
+from c2am_dist.method import activation, encoders
 from c2am_dist.training.methods import Autocast
 
 if TYPE_CHECKING:
@@ -82,7 +82,7 @@ def _local_maps(job: "Job", model: nn.Module, autocast: Autocast) -> Tensor:
     model.eval()
     for start in range(0, len(sample), size):
         pixels = torch.stack([torch.from_numpy(i) for i in sample[start : start + size]])
-        batch = images.normalise(pixels.to(device))
+        batch = encoders.normalise(pixels.to(device))
         shifted = activation.shift_half(batch, cell_px=CELL_PX)
         pairs.append(torch.stack([map_of(batch), map_of(shifted)]))
     model.train()

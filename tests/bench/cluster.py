@@ -7,8 +7,13 @@ from collections.abc import Iterator
 
 
 @contextlib.contextmanager
-def local_ray(*, object_store_bytes: int | None = None) -> Iterator[int]:
-    """Runs Ray on this machine's cores for the block, and gives their number."""
+def local_ray(
+    *, object_store_bytes: int | None = None, include_dashboard: bool = False
+) -> Iterator[int]:
+    """Runs Ray on this machine's cores for the block, and gives their number.
+
+    Ray Train wants the dashboard: without it, one of its actors asks for it in vain all the time.
+    """
     # Workers run at nice 15 otherwise, which no plain loop beside them does.
     os.environ.setdefault("RAY_worker_niceness", "0")
     import ray
@@ -16,7 +21,8 @@ def local_ray(*, object_store_bytes: int | None = None) -> Iterator[int]:
 
     ray.init(
         address="local",
-        include_dashboard=False,
+        include_dashboard=include_dashboard,
+        dashboard_host="127.0.0.1",
         logging_level=logging.WARNING,
         object_store_memory=object_store_bytes,
     )

@@ -65,7 +65,7 @@ def run() -> list[dict[str, Any]]:
     whole, bare, peak = _steps()
     with tempfile.TemporaryDirectory() as folder:
         write_shards(Path(folder) / "shards", 16, 320)
-        with local_ray():
+        with local_ray(include_dashboard=True):
             values = {"optim.batch_size": BATCH, "optim.max_steps": STEPS, "optim.epochs": 100.0}
             rows = loop_rows(folder, values)[SKIPPED:]
     fed = statistics.median(row["images_per_s"] for row in rows)

@@ -22,7 +22,7 @@ from c2am_dist.data.shards import RowGroup
 from tests.bench.cluster import local_ray
 from tests.bench.labeling import write_shards
 
-BATCH, NUM_SHARDS, SHARD_IMAGES = 64, 12, 320
+BATCH, NUM_SHARDS, SHARD_IMAGES, EPOCHS = 64, 12, 320, 3
 DATA = DataConfig(resize_px=256, crop_px=224, shuffle_images=512)
 
 
@@ -86,21 +86,21 @@ def _stream(row_groups: Sequence[RowGroup]) -> tuple[float, float]:
     """Images a second once running, and seconds to the first batch."""
     num_images = sum(group.num_rows for group in row_groups)
     feed = stream.Feed(
-        lambda num_workers: stream.batches(
+        lambda num_workers: stream.parts(
             row_groups,
             data=DATA,
             seed=0,
             batch_size=BATCH,
             num_workers=num_workers,
             start_step=0,
-            total_steps=num_images // BATCH,
+            total_steps=EPOCHS * (num_images // BATCH),
         )
     )
     started = time.perf_counter()
     (part,) = feed.configure({"train": None}, 1)
     arrivals = [
-        (time.perf_counter(), len(batch["image"]))
-        for batch in stream.worker_batches(part["train"], batch_size=BATCH, num_workers=1)
+        (time.perf_counter(), len(found.images))
+        for found in stream.worker_parts(part["train"], crop_px=DATA.crop_px)
     ]
     return _rate(arrivals), arrivals[0][0] - started
 

@@ -25,7 +25,7 @@ from c2am_dist.checkpoint import Checkpoint
 from c2am_dist.config import LabelConfig
 from c2am_dist.data import shards
 from c2am_dist.labeling import label
-from c2am_dist.method import images
+from c2am_dist.method import encoders, images
 from c2am_dist.method.c2am import C2AM
 from c2am_dist.method.encoders import build_encoder
 from c2am_dist.training.loop import has_bf16_units
@@ -90,7 +90,7 @@ def bare_rate(model: C2AM, folder: Path, num_threads: int) -> float:
         for step, encoded in enumerate(itertools.islice(batches(), BARE_BATCHES)):
             pixels = torch.from_numpy(np.stack(list(pool.map(decode, encoded)))).to(DEVICE)
             with torch.autocast(DEVICE.type, torch.bfloat16, enabled=PRECISION == "bf16"):
-                model(images.normalise(pixels))[2].float().cpu()
+                model(encoders.normalise(pixels))[2].float().cpu()
             if step == 0:
                 started = time.perf_counter()
             else:

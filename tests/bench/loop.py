@@ -63,7 +63,7 @@ def run() -> list[dict[str, Any]]:
     before = _bare()
     with tempfile.TemporaryDirectory() as folder:
         write_shards(Path(folder) / "shards", 2, 160)
-        with local_ray():
+        with local_ray(include_dashboard=True):
             values = {"optim.batch_size": BATCH, "optim.max_steps": STEPS}
             rows = loop_rows(folder, values)[SKIPPED:]
     bare = BATCH / min(before, _bare())

@@ -5,11 +5,13 @@ from collections import OrderedDict
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import torchvision
 from torch import Tensor, nn
 
+from c2am_dist.method import encoders
 from c2am_dist.method.c2am import C2AM
 from c2am_dist.method.classifier import Classifier
 from c2am_dist.method.encoders import (
@@ -319,3 +321,15 @@ def test_classifier_pools_the_last_stage_only(encoder):
     assert classifier.fc.weight.shape == (4, 512)
     with pytest.raises(ValueError, match="num_classes must be >= 1, got 0"):
         Classifier(encoder, num_classes=0)
+
+
+def test_normalised_batch_is_torchvisions_in_channels_last():
+    from torchvision.transforms.functional import normalize, to_tensor
+
+    batch = np.random.default_rng(0).integers(0, 256, (3, 8, 6, 3), np.uint8)
+    normal = encoders.normalise(torch.from_numpy(batch))
+    expected = torch.stack(
+        [normalize(to_tensor(b), list(encoders.MEAN), list(encoders.STD)) for b in batch]
+    )
+    torch.testing.assert_close(normal, expected, atol=1e-6, rtol=1e-6)
+    assert normal.is_contiguous(memory_format=torch.channels_last)

@@ -7,7 +7,6 @@ import cv2
 import numpy as np
 import pytest
 import simplejpeg
-import torch
 from PIL import Image, ImageOps
 
 from c2am_dist.method import images
@@ -325,18 +324,6 @@ def test_crop_larger_than_the_square_is_refused():
     rng = images.augmentation_rng(0, 0, "a")
     with pytest.raises(ValueError, match=r"crop_px must be <= resize_px \(32\), got 33"):
         images.augment(photo(), resize_px=32, crop_px=33, flip=False, rng=rng)
-
-
-def test_normalised_batch_is_torchvisions_in_channels_last():
-    from torchvision.transforms.functional import normalize, to_tensor
-
-    batch = np.stack([photo(8, 6, seed) for seed in range(3)])
-    normal = images.normalise(torch.from_numpy(batch))
-    expected = torch.stack(
-        [normalize(to_tensor(b), list(images.MEAN), list(images.STD)) for b in batch]
-    )
-    torch.testing.assert_close(normal, expected, atol=1e-6, rtol=1e-6)
-    assert normal.is_contiguous(memory_format=torch.channels_last)
 
 
 @pytest.mark.parametrize("bits", [8, 16])

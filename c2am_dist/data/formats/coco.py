@@ -31,7 +31,7 @@ def list_items(config: PrepareConfig) -> list[Item]:
         found = _Places(config.input[0], images_in(files))
         split = stem(uri).removeprefix("instances_") if "instances_" in uri else None
         return [_item(image, boxes[image["id"]], found, config.split or split) for image in images]
-    except (KeyError, TypeError, json.JSONDecodeError) as error:
+    except (KeyError, TypeError, AttributeError, ValueError, RecursionError) as error:
         raise ValueError(f"{uri}: not COCO's instances format ({error!r})") from error
 
 

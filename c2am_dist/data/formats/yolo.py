@@ -2,6 +2,7 @@
 
 import functools
 from collections.abc import Mapping
+from typing import Any
 
 import yaml
 
@@ -19,6 +20,15 @@ from c2am_dist.data.formats.items import (
 )
 
 _NAME_FILES = ("classes.txt", "data.yaml", "dataset.yaml", "classes.yaml")
+
+
+class _PlainLoader(yaml.SafeLoader):
+    """YAML without aliases, by which a few lines stand for any amount of memory."""
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        if self.check_event(yaml.AliasEvent):
+            raise yaml.YAMLError("aliases are not read")
+        return super().compose_node(parent, index)
 
 
 def list_items(config: PrepareConfig) -> list[Item]:
@@ -138,8 +148,8 @@ def _names(name_file: str | None, root: str, folder: str | None) -> dict[int, st
     if name_file.endswith((".txt", ".names")):
         return dict(enumerate(read_lines(name_file)))
     try:
-        names = yaml.safe_load(storage.read_bytes(name_file))["names"]
+        names = yaml.load(storage.read_bytes(name_file), _PlainLoader)["names"]
         pairs = names.items() if isinstance(names, dict) else enumerate(names)
         return {int(index): str(name) for index, name in pairs}
-    except (yaml.YAMLError, KeyError, TypeError, ValueError) as error:
+    except (yaml.YAMLError, KeyError, TypeError, ValueError, RecursionError) as error:
         raise ValueError(f"{name_file}: no list of class names under 'names'") from error
