@@ -84,6 +84,9 @@ def init_ray() -> None:
         os.environ.setdefault("RAY_AUTH_MODE", "token")
         # Workers run at nice 15 otherwise and starve beside any other load.
         os.environ.setdefault("RAY_worker_niceness", "0")
+        # Idle workers beyond one a core, which decoding has, would end after a second, and
+        # their successors import everything anew.
+        os.environ.setdefault("RAY_idle_worker_killing_time_threshold_ms", "60000")
     # Training workers' lines would appear twice.
     os.environ.setdefault("RAY_TRAIN_ENABLE_PRINT_PATCH", "0")
     import ray

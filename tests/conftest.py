@@ -14,6 +14,8 @@ from tests.images import write_shards
 
 # Workers run at nice 15 otherwise and starve beside any other load.
 os.environ.setdefault("RAY_worker_niceness", "0")
+# Idle workers beyond one a core would end after a second (cli.init_ray).
+os.environ.setdefault("RAY_idle_worker_killing_time_threshold_ms", "60000")
 
 SHARED = Path(os.environ.get("C2AM_SHARED", Path(__file__).resolve().parents[2] / "shared"))
 

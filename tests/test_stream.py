@@ -106,7 +106,7 @@ def test_workers_share_a_fixed_sample_without_its_broken_images(image_set: str, 
 
 def test_a_part_of_broken_images_only_names_one():
     with pytest.raises(ValueError, match="lost"):
-        stream._decode(["lost"], [b"x"], 0, data=DATA, seed=0)
+        stream._decode(["lost"], pa.array([b"x"]), 0, data=DATA, seed=0)
 
 
 class TestIndex:

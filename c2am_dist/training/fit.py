@@ -29,6 +29,18 @@ from c2am_dist.training.rendezvous import LoopbackTorchConfig
 
 logger = logging.getLogger(__name__)
 
+KEEP_FREED_MEMORY = {
+    "MALLOC_ARENA_MAX": "1",
+    "MALLOC_MMAP_MAX_": "0",
+    "MALLOC_TRIM_THRESHOLD_": str(2**40),
+}
+"""Environment in which glibc keeps what tensors free, for the next step's.
+
+It would return each large tensor to the system, which hands the same memory out again page by
+page: a step of ResNet-50 (32 images) took 1.45 million page faults, a seventh of its time. One
+arena, since those of threads other than the first, where Ray Train trains, are given back whole.
+"""
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class FitResult:
@@ -204,19 +216,21 @@ class _NoRepetition(ray.train.UserCallback):
 
 def _trainer(job: Job, scratch: str) -> TorchTrainer:
     """Ray's trainer; its own record, which nothing reads, goes to a folder on this machine."""
+    scaling = _scaling(job.config)
     return TorchTrainer(
         worker_loop,
         train_loop_config={"job": job},
         datasets={"train": _unused_dataset},
         dataset_config=stream.Feed(functools.partial(_stream, job)),
         torch_config=LoopbackTorchConfig(),
-        scaling_config=_scaling(job.config),
+        scaling_config=scaling,
         run_config=ray.train.RunConfig(
             storage_path=scratch,
             name="run",
             callbacks=[_NoRepetition()],
             failure_config=ray.train.FailureConfig(max_failures=job.config.run.max_failures),
             logging_config=ray.train.LoggingConfig(log_level="WARNING"),
+            worker_runtime_env={} if scaling.use_gpu else {"env_vars": KEEP_FREED_MEMORY},
         ),
     )
 

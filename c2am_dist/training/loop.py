@@ -1,6 +1,5 @@
 """What every training worker does: batch, model, gather, loss, step, report."""
 
-import ctypes
 import dataclasses
 import logging
 import math
@@ -45,10 +44,6 @@ class Job:
     weights_sha256: str
 
 
-# Of glibc's malloc.h: how many allocations may get a mapping of their own; when to give back.
-_M_MMAP_MAX, _M_TRIM_THRESHOLD = -4, -1
-
-
 class TrainingStopped(ValueError):
     """Training cannot go on: the loss is not finite, or the map has collapsed."""
 
@@ -63,8 +58,6 @@ def worker_loop(settings: dict[str, Any]) -> dict[str, Any]:
     rank = ray.train.get_context().get_world_rank()
     logging.getLogger().setLevel(logging.WARNING)  # Ray sets INFO, where boto and Ray chat
     _share_cpus()
-    if device.type == "cpu":
-        keep_freed_memory()
     model, optimizer, start_step = _restore(job, device)
     log = RunLog(job, start_step) if rank == 0 else None
     try:
@@ -199,18 +192,6 @@ def _share_cpus() -> None:
     """Gives each worker its share of the node's cores; Ray would leave it one."""
     num_local = ray.train.get_context().get_local_world_size()
     torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // num_local))
-
-
-def keep_freed_memory() -> None:
-    """Has the C library keep what tensors free, for the next step's, where that is glibc.
-
-    It would return each large tensor to the system, which hands the same memory out again page by
-    page: a step of ResNet-50 (32 images) took 1.45 million page faults, a seventh of its time.
-    """
-    libc = ctypes.CDLL(None)
-    if hasattr(libc, "mallopt"):
-        libc.mallopt(_M_MMAP_MAX, 0)
-        libc.mallopt(_M_TRIM_THRESHOLD, -1)
 
 
 def _check_finite(row: dict[str, float]) -> None:

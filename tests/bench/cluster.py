@@ -14,8 +14,9 @@ def local_ray(
 
     Ray Train wants the dashboard: without it, one of its actors asks for it in vain all the time.
     """
-    # Workers run at nice 15 otherwise, which no plain loop beside them does.
+    # As jobs set them (cli.init_ray).
     os.environ.setdefault("RAY_worker_niceness", "0")
+    os.environ.setdefault("RAY_idle_worker_killing_time_threshold_ms", "60000")
     import ray
     from ray.data import DataContext
 

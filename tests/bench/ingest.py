@@ -22,7 +22,7 @@ from c2am_dist.data.shards import RowGroup
 from tests.bench.cluster import local_ray
 from tests.bench.labeling import write_shards
 
-BATCH, NUM_SHARDS, SHARD_IMAGES, EPOCHS = 64, 12, 320, 3
+BATCH, NUM_SHARDS, SHARD_IMAGES, EPOCHS, ROUNDS = 64, 12, 320, 3, 3
 DATA = DataConfig(resize_px=256, crop_px=224, shuffle_images=512)
 
 
@@ -106,13 +106,13 @@ def _stream(row_groups: Sequence[RowGroup]) -> tuple[float, float]:
 
 
 def run() -> list[dict[str, Any]]:
-    """Two rounds of each, the better one counting, since other load only slows."""
+    """Three rounds of each, the best one counting, since other load only slows."""
     with tempfile.TemporaryDirectory() as folder:
         write_shards(Path(folder) / "shards", NUM_SHARDS, SHARD_IMAGES)
         row_groups = plan.limit(shards.index([f"{folder}/shards"]), None)
         plain, loader, ours, first = [], [], [], []
         with local_ray() as num_cores:
-            for _ in range(2):
+            for _ in range(ROUNDS):
                 plain.append(_plain(row_groups, num_cores))
                 loader.append(_dataloader(row_groups, num_cores))
                 rate, first_s = _stream(row_groups)

@@ -5,10 +5,8 @@ benchmark, in a process of its own, as many threads, before and after.
 """
 
 import json
-import multiprocessing
 import statistics
 import tempfile
-import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -16,24 +14,15 @@ from typing import Any
 from c2am_dist.config import TrainConfig, override
 from tests.bench.cluster import local_ray
 from tests.bench.labeling import write_shards
-from tests.bench.step import BATCH, ENCODER, SIZE_PX, make_step
+from tests.bench.step import BATCH, ENCODER, SIZE_PX, step_process
 
 STEPS, SKIPPED = 8, 3
 
 
-def _bare_seconds(_: int) -> float:
-    step = make_step(is_ours=True)
-    seconds = []
-    for _ in range(4):
-        started = time.perf_counter()
-        step()
-        seconds.append(time.perf_counter() - started)
-    return statistics.median(seconds[1:])
-
-
 def _bare() -> float:
-    with multiprocessing.get_context("spawn").Pool(1) as pool:
-        return pool.map(_bare_seconds, [0])[0]
+    """Seconds of a bare step, the first left out."""
+    with step_process(is_ours=True) as step:
+        return statistics.median([step() for _ in range(4)][1:])
 
 
 def loop_rows(folder: str, values: Mapping[str, Any]) -> list[dict[str, float]]:

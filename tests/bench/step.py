@@ -7,17 +7,20 @@ and the same with torch.compile where a C++ compiler is there. Each has a proces
 
 import contextlib
 import multiprocessing
+import os
 import shutil
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
+from unittest import mock
 
 import torch
 
 from c2am_dist.method.c2am import C2AM, c2am_loss
 from c2am_dist.method.encoders import build_encoder
-from c2am_dist.training.loop import has_bf16_units, keep_freed_memory
+from c2am_dist.training.fit import KEEP_FREED_MEMORY
+from c2am_dist.training.loop import has_bf16_units
 
 IS_BF16 = has_bf16_units(torch.device("cpu"))
 ENCODER, SIZE_PX, BATCH, ROUNDS = "resnet50", 224, 32, 3
@@ -25,8 +28,6 @@ ENCODER, SIZE_PX, BATCH, ROUNDS = "resnet50", 224, 32, 3
 
 def make_step(*, is_ours: bool, is_compiled: bool = False) -> Callable[[], float]:
     """A function that does one step and returns its loss."""
-    if is_ours:
-        keep_freed_memory()
     torch.manual_seed(0)
     model = C2AM(build_encoder(ENCODER)).train()
     batch = torch.randn(BATCH, 3, SIZE_PX, SIZE_PX)
@@ -50,6 +51,16 @@ def make_step(*, is_ours: bool, is_compiled: bool = False) -> Callable[[], float
     return step
 
 
+@contextlib.contextmanager
+def step_process(**kwargs: bool) -> Iterator[Callable[[], float]]:
+    """A function that does one step in a process of its own, and returns its seconds."""
+    kept = KEEP_FREED_MEMORY if kwargs["is_ours"] else {}
+    with mock.patch.dict(os.environ, kept):  # the C library reads it when a process starts
+        pool = multiprocessing.get_context("spawn").Pool(1, _start, (kwargs,))
+    with pool:
+        yield lambda: pool.map(_seconds, [0])[0]
+
+
 _step: Callable[[], float]
 
 
@@ -71,15 +82,13 @@ def run() -> list[dict[str, Any]]:
     if shutil.which("g++"):
         variants[f"{ours}, compiled"] = {"is_ours": True, "is_compiled": True}
     seconds: dict[str, list[float]] = {name: [] for name in variants}
-    spawn = multiprocessing.get_context("spawn")
     with contextlib.ExitStack() as stack:
-        processes = {
-            name: stack.enter_context(spawn.Pool(1, _start, (variant,)))
-            for name, variant in variants.items()
+        steps = {
+            name: stack.enter_context(step_process(**variant)) for name, variant in variants.items()
         }
         for round_ in range(ROUNDS + 1):  # the first warms up
-            for name, process in processes.items():
-                measured = process.map(_seconds, [0])[0]
+            for name, step in steps.items():
+                measured = step()
                 if round_:
                     seconds[name].append(measured)
     medians = {name: statistics.median(values) for name, values in seconds.items()}
