@@ -93,7 +93,7 @@ RayCluster:
         securityContext: {runAsNonRoot: true, runAsUser: whole, runAsGroup: whole},
         containers: [{
           name: text, image: text, resources: *resources,
-          ~ports: [{name: text, containerPort: whole}],
+          ~ports: [{name: text, containerPort: whole}], ~env: [{name: text, value: text}],
           securityContext: {allowPrivilegeEscalation: false, capabilities: {drop: [ALL]}}}]}}
     workerGroupSpecs:
       - {<<: *group, groupName: text, minReplicas: whole, maxReplicas: whole, ~replicas: whole,
