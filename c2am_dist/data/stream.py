@@ -112,7 +112,10 @@ def parts(
     dataset = (
         ray.data.range(len(windows), override_num_blocks=len(windows))
         .map_batches(
-            read, batch_size=None, num_cpus=READ_CPUS, compute=TaskPoolStrategy(size=_num_readers())
+            read,
+            batch_size=None,
+            num_cpus=READ_CPUS,
+            compute=TaskPoolStrategy(size=min(_num_readers(), len(windows))),
         )
         .map_batches(
             decode,

@@ -9,7 +9,6 @@ import contextlib
 import multiprocessing
 import os
 import shutil
-import statistics
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -23,7 +22,7 @@ from c2am_dist.training.fit import KEEP_FREED_MEMORY
 from c2am_dist.training.loop import has_bf16_units
 
 IS_BF16 = has_bf16_units(torch.device("cpu"))
-ENCODER, SIZE_PX, BATCH, ROUNDS = "resnet50", 224, 32, 3
+ENCODER, SIZE_PX, BATCH, ROUNDS = "resnet50", 224, 32, 4
 
 
 def make_step(*, is_ours: bool, is_compiled: bool = False) -> Callable[[], float]:
@@ -76,7 +75,7 @@ def _seconds(_: int) -> float:
 
 
 def run() -> list[dict[str, Any]]:
-    """The ratio of median times, steps of all variants taking turns."""
+    """The ratio of the best times, since other load only slows; all variants take turns."""
     ours = f"{'bf16' if IS_BF16 else 'float32'} channels-last"
     variants = {"reference": {"is_ours": False}, ours: {"is_ours": True}}
     if shutil.which("g++"):
@@ -91,14 +90,14 @@ def run() -> list[dict[str, Any]]:
                 measured = step()
                 if round_:
                     seconds[name].append(measured)
-    medians = {name: statistics.median(values) for name, values in seconds.items()}
-    reference = medians.pop("reference")
+    best = {name: min(values) for name, values in seconds.items()}
+    reference = best.pop("reference")
     return [
         {
             "name": f"{ENCODER} {SIZE_PX} px, batch {BATCH}: {name}",
-            "measured": round(reference / median, 2),
+            "measured": round(reference / ours_s, 2),
             "target": 2.0,
-            "detail": f"{reference:.1f} s -> {median:.1f} s a step ({BATCH / median:.1f} images/s)",
+            "detail": f"{reference:.1f} s -> {ours_s:.1f} s a step ({BATCH / ours_s:.1f} images/s)",
         }
-        for name, median in medians.items()
+        for name, ours_s in best.items()
     ]
