@@ -1,4 +1,4 @@
-"""Shared fixtures: where the data of ../shared lies, one Ray, an S3 server, a finished run."""
+"""Shared fixtures: the data of ../shared, one Ray, an S3 server, a finished run, a checkpoint."""
 
 import os
 from collections.abc import Iterator
@@ -16,6 +16,10 @@ from tests.images import write_shards
 os.environ.setdefault("RAY_worker_niceness", "0")
 # Idle workers beyond one a core would end after a second (cli.init_ray).
 os.environ.setdefault("RAY_idle_worker_killing_time_threshold_ms", "60000")
+# Loopback only, see cli.init_ray.
+os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
+# Runs of some steps would wait for Ray Train more than they train: it looks every 2 s otherwise.
+os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2")
 
 SHARED = Path(os.environ.get("C2AM_SHARED", Path(__file__).resolve().parents[2] / "shared"))
 
@@ -82,6 +86,16 @@ def two_workers(ray_cluster, two_workers_config: TrainConfig) -> Path:
     from c2am_dist.training import fit
 
     return Path(fit(two_workers_config).run)
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The checkpoint of a C²AM of random weights."""
+    from tests.checkpoints import random_c2am, save_c2am
+
+    folder = tmp_path_factory.mktemp("checkpoint")
+    save_c2am(folder, random_c2am())
+    return folder
 
 
 @pytest.fixture(scope="session")

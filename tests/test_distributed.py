@@ -2,6 +2,7 @@
 
 import copy
 import itertools
+import multiprocessing
 from pathlib import Path
 from typing import Any
 
@@ -99,7 +100,8 @@ def alone() -> dict[Any, dict[str, Any]]:
 def workers(request, tmp_path_factory) -> list[dict[Any, dict[str, Any]]]:
     world: int = request.param
     folder: Path = tmp_path_factory.mktemp(f"gloo{world}")
-    mp.spawn(work, args=(world, str(folder)), nprocs=world)  # type: ignore
+    multiprocessing.set_forkserver_preload(["torch"])  # once, not in each of ten processes
+    mp.start_processes(work, (world, str(folder)), nprocs=world, start_method="forkserver")
     return [torch.load(folder / f"{rank}.pt") for rank in range(world)]
 
 

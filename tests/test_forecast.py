@@ -19,9 +19,9 @@ from c2am_dist.labeling import pipeline
 from c2am_dist.labeling.job import _image_set
 from c2am_dist.storage import File
 from c2am_dist.training.fit import expected
+from tests.files import ROOT
 from tests.images import write_shards
 
-ROOT = Path(__file__).resolve().parents[1]
 IMAGES = ImageSet(num_images=1000, num_bytes=100_000_000, image_bytes=100_000.0)
 PLAN = PlanConfig(network_gbps=8.0, images_per_cpu_s=100.0, gflops=1000.0)
 CLUSTER = Cluster(num_machines=2, num_cpus=14, num_gpus=4)

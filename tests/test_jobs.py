@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import re
+import shlex
 import shutil
 import signal
 import socket
@@ -18,9 +19,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from c2am_dist import checkpoint
+from tests.files import ROOT
 from tests.images import write_shards
 
-ROOT = Path(__file__).resolve().parents[1]
 RAY = str(Path(sys.executable).with_name("ray"))
 VERSION = "0.0.submitted"
 ENV = {
@@ -43,15 +44,24 @@ def _free_port() -> int:
         return probe.getsockname()[1]
 
 
+def _answers(port: int) -> bool:
+    try:
+        socket.create_connection(("127.0.0.1", port), timeout=1).close()
+    except OSError:
+        return False
+    return True
+
+
 @pytest.fixture(scope="module")
 def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The address of a head node's dashboard."""
-    port, temp = _free_port(), tmp_path_factory.mktemp("ray")
+    temp = tmp_path_factory.mktemp("ray")
+    # Jobs are submitted through the node's agent, whose usual port the session's Ray has.
+    dashboard, agent = _free_port(), _free_port()
     sockets = tempfile.mkdtemp(prefix="ray-")  # pytest's folder is too long a path for them
     flags = f"--head --node-ip-address=127.0.0.1 --port={_free_port()} --num-cpus=4 --block"
-    flags += f" --dashboard-host=127.0.0.1 --dashboard-port={port} --object-store-memory=300000000"
-    # Jobs are submitted through the node's agent, whose usual port the session's Ray has.
-    flags += f" --dashboard-agent-listen-port={_free_port()}"
+    flags += f" --dashboard-host=127.0.0.1 --dashboard-port={dashboard}"
+    flags += f" --dashboard-agent-listen-port={agent} --object-store-memory=300000000"
     with open(temp / "head.log", "w") as log:
         process = subprocess.Popen(
             [RAY, "start", *flags.split()],
@@ -60,18 +70,20 @@ def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
             stderr=subprocess.STDOUT,
             start_new_session=True,
         )
-    address = f"http://127.0.0.1:{port}"
     try:
         deadline = time.monotonic() + 120
-        while (tried := _submit(address, "--", "python", "-c", "0")).returncode:
+        while not (_answers(dashboard) and _answers(agent)):
             assert process.poll() is None, (temp / "head.log").read_text()
-            assert time.monotonic() < deadline, tried.stdout + tried.stderr
-            time.sleep(1)
-        yield address
+            assert time.monotonic() < deadline, (temp / "head.log").read_text()
+            time.sleep(0.2)
+        yield f"http://127.0.0.1:{dashboard}"
     finally:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGTERM)
-        process.wait(timeout=60)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(timeout=60)
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
         shutil.rmtree(sockets, ignore_errors=True)
 
 
@@ -130,23 +142,43 @@ def test_train_label_and_evaluate_run_as_submitted_jobs(head: str, clone: Path, 
     )  # fmt: skip
     assert evaluated.returncode == 0, evaluated.stdout + evaluated.stderr
     assert json.loads((tmp_path / "metrics.json").read_text())["c2am"]["num_images"] == 32
-    refused = submit("jobs/evaluate.py", "--labels", str(tmp_path / "nowhere"),
-                     "--annotations", shards, "--output", "m.json")  # fmt: skip
-    assert refused.returncode != 0
-    assert "nowhere: no such file or folder" in refused.stdout + refused.stderr
 
 
-def test_a_dry_run_plans_for_the_cluster_it_is_submitted_to(head: str, clone: Path, tmp_path: Path):
-    planned = _submit(
-        head, "--working-dir", str(clone), "--", "python", "jobs/train.py", *TRAIN, "--dry-run",
-        "--data.train", write_shards(tmp_path / "shards", 32),
-        "--run.storage", str(tmp_path / "runs"), "--run.name", "planned",
-    )  # fmt: skip
-    assert planned.returncode == 0, planned.stdout + planned.stderr
-    assert "planned: 32,000 images in 4,000 steps of 8 on 2 CPU workers" in planned.stdout
-    assert "4 CPUs, decoding and model" in planned.stdout  # as many as the head was given
-    assert "held of 300.0 MB" in planned.stdout
-    assert not (tmp_path / "runs").exists()
+@pytest.fixture(scope="module")
+def planned_and_refused(
+    head: str, clone: Path, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[subprocess.CompletedProcess[str], Path]:
+    """One submission of a dry run and, where that has succeeded, of a job that fails at once."""
+    folder = tmp_path_factory.mktemp("planned")
+    planned = [
+        "python", "jobs/train.py", *TRAIN, "--dry-run",
+        "--data.train", write_shards(folder / "shards", 32),
+        "--run.storage", str(folder / "runs"), "--run.name", "planned",
+    ]  # fmt: skip
+    refused = [
+        "python", "jobs/evaluate.py", "--labels", str(folder / "nowhere"),
+        "--annotations", str(folder / "shards"), "--output", "m.json",
+    ]  # fmt: skip
+    both = f"{shlex.join(planned)} && {shlex.join(refused)}"
+    return _submit(head, "--working-dir", str(clone), "--", "sh", "-c", both), folder
+
+
+def test_a_dry_run_plans_for_the_cluster_it_is_submitted_to(
+    planned_and_refused: tuple[subprocess.CompletedProcess[str], Path],
+):
+    done, folder = planned_and_refused
+    assert "planned: 32,000 images in 4,000 steps of 8 on 2 CPU workers" in done.stdout
+    assert "4 CPUs, decoding and model" in done.stdout  # as many as the head was given
+    assert "held of 300.0 MB" in done.stdout
+    assert not (folder / "runs").exists()
+
+
+def test_what_a_submitted_job_refuses_is_the_submissions_status(
+    planned_and_refused: tuple[subprocess.CompletedProcess[str], Path],
+):
+    done, _ = planned_and_refused
+    assert done.returncode == 1
+    assert "nowhere: no such file or folder" in done.stdout + done.stderr
 
 
 @pytest.mark.slow

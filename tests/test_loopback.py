@@ -8,11 +8,11 @@ import time
 from pathlib import Path
 
 from jobs.local_s3 import LocalS3
+from tests.files import ROOT
 from tests.images import write_shards
 from tests.processes import own_processes
 from tests.sockets import listening
 
-ROOT = Path(__file__).resolve().parents[1]
 TRAIN = """
     --data.resize-px 40 --data.crop-px 32 --model.encoder resnet18 --model.weights none
     --optim.batch-size 8 --optim.epochs 1000 --optim.max-steps 4 --scaling.num-workers 2

@@ -2,8 +2,12 @@ import contextlib
 import dataclasses
 import json
 import math
+import os
 import shutil
+import signal
+import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -17,6 +21,7 @@ from c2am_dist.forecast import Cluster
 from c2am_dist.training import dry_run, fit
 from c2am_dist.training.loop import TrainingStopped
 from c2am_dist.training.methods import METHODS
+from tests.processes import own_processes
 
 
 @pytest.fixture(scope="module")
@@ -74,6 +79,31 @@ def _interrupted(finished: Path, name: str) -> Path:
     (run / "checkpoints" / "step-00000006" / "manifest.json").unlink()
     (run / "config.json").unlink()
     return run
+
+
+def _kill_a_worker(run: Path, timeout_s: float = 180) -> int:
+    """Kills one of two workers at the first checkpoint; its step, once others have started."""
+    until = time.monotonic() + timeout_s
+    while not (reached := checkpoint.latest_step(str(run))):
+        assert time.monotonic() < until, "no checkpoint"
+        time.sleep(0.02)
+    workers = own_processes("RayTrainWorker")
+    os.kill(workers[1], signal.SIGKILL)
+    while set(own_processes("RayTrainWorker")) <= set(workers):
+        assert time.monotonic() < until, "no new worker"
+        time.sleep(0.1)
+    return reached
+
+
+def test_a_killed_worker_changes_nothing(two_workers: Path, config: TrainConfig):
+    changes = {"run.name": "killed", "run.checkpoint_every": 1, "run.max_failures": 1}
+    run = two_workers.with_name("killed")
+    with ThreadPoolExecutor(1) as pool:
+        killed = pool.submit(_kill_a_worker, run)
+        fit(override(config, changes))
+        assert killed.result() < 5, "too late to show anything"
+    assert [row["step"] for row in _rows(run)] == [1, 2, 3, 4, 5, 6]
+    _assert_close(checkpoint.load(str(run))[0], checkpoint.load(str(two_workers))[0], rtol=0)
 
 
 def test_resuming_from_a_checkpoint_equals_never_stopping(two_workers: Path, config: TrainConfig):

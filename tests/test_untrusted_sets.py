@@ -18,6 +18,7 @@ from c2am_dist.data.prepare import make_row, write_shard
 from c2am_dist.data.shard_plan import plan
 from c2am_dist.method import images
 from tests import bombs
+from tests.files import lay_out
 
 
 def picture(colour: int = 9) -> bytes:
@@ -27,14 +28,6 @@ def picture(colour: int = 9) -> bytes:
 
 
 PNG, SECRET = picture(), picture(200)
-
-
-def lay_out(root: Path, files: dict[str, str | bytes]) -> Path:
-    for name, content in files.items():
-        path = root / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(content.encode() if isinstance(content, str) else content)
-    return root
 
 
 def prepared(root: Path, kind: str, **options: Any) -> tuple[dict[str, bytes], dict[str, str]]:

@@ -1,0 +1,54 @@
+"""What all formats share: boxes in pixels, folders that are not there."""
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+
+from c2am_dist.data.formats import Boxes
+from c2am_dist.data.formats.items import pixel_boxes
+from tests.data.formats.layouts import listing
+from tests.files import lay_out
+
+
+def make(edges: tuple[float, float, float, float], **options: object) -> Boxes:
+    return dataclasses.replace(Boxes((edges,), ("x",)), **options)  # type: ignore
+
+
+@pytest.mark.parametrize(
+    ("edges", "expected"),
+    [
+        ((2, 3, 9, 8), [[2, 3, 9, 8]]),
+        ((2.5, 3.5, 8.5, 7.5), [[2, 3, 9, 8]]),
+        ((1.999, 3.001, 9.001, 7.999), [[2, 3, 9, 8]]),  # a float's idea of whole pixels
+        ((-5, -5, 400, 300), [[0, 0, 40, 30]]),
+        ((40, 0, 50, 10), []),  # outside
+        ((5, 5, 5, 10), []),  # no width
+        ((5.5, 5, 5.5, 10), []),
+    ],
+)
+def test_boxes_are_rounded_outward_and_clipped(edges, expected):
+    assert pixel_boxes(make(edges), (30, 40)) == (expected, ["x"] * len(expected))
+
+
+def test_boxes_scale_from_the_size_that_their_annotation_states():
+    assert pixel_boxes(make((1, 2, 10, 15), frame=(20.0, 15.0)), (30, 40))[0] == [[2, 4, 20, 30]]
+
+
+def test_boxes_of_the_unturned_image_are_refused():
+    with pytest.raises(ValueError, match="annotated at 30x40, but upright the image is 40x30"):
+        pixel_boxes(make((1, 2, 3, 4), frame=(30.0, 40.0)), (30, 40))
+
+
+def test_a_box_that_is_not_a_number_is_refused():
+    with pytest.raises(ValueError, match="not a number"):
+        pixel_boxes(make((1, 2, float("nan"), 4)), (30, 40))
+
+
+@pytest.mark.parametrize("kind", ["folder", "imagenet", "cub", "voc", "coco", "yolo", "webdataset"])
+def test_a_missing_folder_is_named(tmp_path: Path, kind: str):
+    with pytest.raises(FileNotFoundError, match="nowhere: no such"):
+        listing(tmp_path / "nowhere", kind)
+    lay_out(tmp_path / "bare", {"notes.md": ""})
+    with pytest.raises((FileNotFoundError, ValueError), match="bare: no "):
+        listing(tmp_path / "bare", kind)

@@ -1,0 +1,36 @@
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+
+from c2am_dist.config import LabelConfig
+from c2am_dist.labeling.stages import ModelActor, decode_run
+from c2am_dist.method.activation import Polarity
+from tests.checkpoints import random_c2am
+from tests.labeling.sets import photo, write_shard
+
+
+def test_with_flip_a_mirrored_image_has_the_mirrored_map(ray_cluster: None):
+    import ray
+
+    config = LabelConfig(scales=(1.0, 1.5), flip=True, batch_size=4)
+    actor = ModelActor(ray.put(random_c2am()), config, Polarity.FOREGROUND, 1)
+    rng = np.random.default_rng(0)
+    pixels = [rng.integers(0, 256, (3, px, px, 3), np.uint8) for px in (64, 96)]
+    maps, mirrored = (
+        actor({"pixels_0": a, "pixels_1": b})["activation"]
+        for a, b in (pixels, [p[:, :, ::-1].copy() for p in pixels])
+    )
+    assert maps.shape == (3, 6, 6)
+    np.testing.assert_allclose(mirrored, maps[:, :, ::-1], atol=1e-5)
+    assert np.abs(maps - maps[:, :, ::-1]).max() > 0.01
+
+
+def test_runs_are_decoded_in_whole_batches_across_row_groups(tmp_path: Path):
+    images = {f"{i}": photo(i) for i in range(19)}
+    shard = write_shard(tmp_path / "s.parquet", images, row_group_size=3)
+    run = pa.table({"uri": [str(shard)], "indices": [list(range(7))], "num_rows": [19]})
+    batches = list(decode_run(run, sizes_px=[32, 64], batch_size=8, max_pixels=1e6))
+    assert [len(batch["image_id"]) for batch in batches] == [8, 8, 3]
+    assert np.concatenate([b["image_id"] for b in batches]).tolist() == list(images)
+    assert batches[2]["pixels_1"].shape == (3, 64, 64, 3)
