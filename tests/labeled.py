@@ -51,6 +51,7 @@ def picture(
 def write_set(root: Path, labeled: Mapping[str, Labeled], *, per_file: int = 4) -> dict[str, Any]:
     """Writes ``root/shards`` and ``root/labels``; returns what an ExportConfig says of them."""
     ids, files = list(labeled), []
+    label_set.begin(str(root / "labels"), {})
     for start in range(0, len(ids), per_file):
         some = {image_id: labeled[image_id] for image_id in ids[start : start + per_file]}
         name = f"shard-{start // per_file:05d}.parquet"
@@ -60,7 +61,6 @@ def write_set(root: Path, labeled: Mapping[str, Labeled], *, per_file: int = 4) 
         size_bytes = _write(root / "labels" / name, rows, schema.LABELS)
         num_errors = sum(each.error is not None for each in some.values())
         files.append(LabelFile(name, len(rows), num_errors, size_bytes, sha256="e" * 64))
-    label_set.begin(str(root / "labels"), {})
     label_set.seal(str(root / "labels"), {}, files)
     return {"labels": (str(root / "labels"),), "images": (str(root / "shards"),)}
 

@@ -30,7 +30,7 @@ class Picture(NamedTuple):
 def upright(data: bytes) -> Picture:
     """The file as it is where it is an upright JPEG or PNG; else written anew as one.
 
-    Half of the tools that read images do not turn them as EXIF says, and boxes are those of the
+    Many tools that read images do not turn them as EXIF says, and boxes are those of the
     upright image. A turned JPEG stays a JPEG (quality 95, no chroma subsampling); everything
     else becomes a PNG of the same pixels, since not all tools read WebP, TIFF or GIF.
 

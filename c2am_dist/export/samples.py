@@ -97,7 +97,8 @@ def select(groups: Sequence[RowGroup], config: ExportConfig) -> Selection:
     ordered = np.sort(np.concatenate(scores))
     if not len(ordered):
         return selection
-    least = ordered[len(ordered) - math.ceil(config.quantile * len(ordered))]
+    num_kept = math.ceil(config.quantile * len(ordered) - 1e-9)  # 0.1 * 30 is more than 3
+    least = ordered[len(ordered) - max(1, num_kept)]
     return dataclasses.replace(selection, min_score=float(least))
 
 

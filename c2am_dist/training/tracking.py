@@ -62,7 +62,7 @@ def _mlflow(run: TrackedRun) -> Iterator[Callable[[Row], object]]:
 
     MLFLOW_TRACKING_URI says where; MLFLOW_EXPERIMENT_NAME is ``c2am-dist`` if unset.
     """
-    import mlflow
+    import mlflow  # type: ignore
 
     experiment = mlflow.set_experiment(os.environ.get("MLFLOW_EXPERIMENT_NAME") or _PROJECT)
     found = mlflow.MlflowClient().search_runs(
@@ -81,7 +81,7 @@ def _wandb(run: TrackedRun) -> Iterator[Callable[[Row], object]]:
 
     WANDB_API_KEY, WANDB_MODE and the like say where; WANDB_PROJECT is ``c2am-dist`` if unset.
     """
-    import wandb
+    import wandb  # type: ignore
 
     with wandb.init(
         project=os.environ.get("WANDB_PROJECT") or _PROJECT,
