@@ -9,14 +9,19 @@ import dataclasses
 import hashlib
 import json
 import math
+import re
 from collections.abc import Mapping
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar, cast
 
 EncoderName = Literal["resnet18", "resnet34", "resnet50", "resnet101", "vgg16"]
 HeadInit = Literal["kaiming_normal", "kaiming_uniform", "normal", "uniform"]
 Method = Literal["c2am", "classifier"]
 Preset = Literal["custom", "imagenet", "cub", "voc"]
+ExportFormat = Literal["coco", "yolo", "voc", "label-studio", "fiftyone", "webdataset", "masks"]
 Config = TypeVar("Config")
+_HOOK = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
+_WORD = re.compile(r"[A-Za-z0-9_-]+")
+_SUFFIX = re.compile(r"\.[A-Za-z0-9]+")
 
 
 def _require(is_valid: bool, path: str, expected: str, value: object) -> None:
@@ -185,11 +190,20 @@ class RunConfig:
     """Training images whose maps vote on polarity at every checkpoint."""
     max_failures: int = 3
     """Restarts after lost workers, with no new checkpoint in between, before giving up."""
+    tracker: str = ""
+    """Where metric rows also go: ``mlflow``, ``wandb``, or a hook of your own as
+    ``module:function``. Addresses and keys come from the tracker's own environment variables."""
 
     def __post_init__(self) -> None:
         for name in ("checkpoint_every", "keep_checkpoints", "log_every", "polarity_images"):
             _require(getattr(self, name) > 0, f"run.{name}", "positive", getattr(self, name))
         _require("/" not in self.name, "run.name", "a folder name without '/'", self.name)
+        _require(
+            self.tracker in ("", "mlflow", "wandb") or bool(_HOOK.fullmatch(self.tracker)),
+            "run.tracker",
+            "mlflow, wandb or module:function",
+            self.tracker,
+        )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -342,6 +356,84 @@ class PrepareConfig:
         )
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class ExportConfig:
+    """Write labels as a data set that other tools read."""
+
+    labels: tuple[str, ...] = ()
+    """Label files to export: one or more URIs."""
+    images: tuple[str, ...] = ()
+    """The shards that were labeled: one or more URIs."""
+    output: str = ""
+    """Folder URI; must be empty, or hold an unfinished export of the same."""
+    format: ExportFormat = "coco"
+    """What to write; docs/export.md shows the files of each."""
+    min_score: float = 0.0
+    """Keep boxes with at least this score, in [0, 1]."""
+    max_boxes: int | None = None
+    """Boxes an image, the largest contour first; all that are labeled if unset."""
+    quantile: float | None = None
+    """Keep this share of the boxes, in (0, 1], those with the highest scores, counted over the
+    whole set after ``max_boxes`` and ``min_score``. Boxes with equal scores stay together."""
+    keep_empty: Literal["labeled", "all", "none"] = "labeled"
+    """Images without a box, which most tools take to show no object: those for which labeling
+    found none, also those whose boxes were all left out by score (``all``), or ``none``."""
+    category_name: str = "object"
+    """What the one class is called: the boxes do not tell classes apart."""
+    split: str = "train"
+    """Name of the set in formats that have splits."""
+    with_images: bool = True
+    """Write the image files, too, upright and as JPEG or PNG. Without them ``images`` is not
+    needed, and files are called by image_id as it is."""
+    image_suffix: str = ".jpg"
+    """Without images: what follows image_id in the names of yours."""
+    image_prefix: str | None = None
+    """Label Studio: what precedes an image's name in the tasks, such as a URL. If unset, the
+    URI of the images in an object store, else the path that Label Studio serves local files by."""
+    tar_mib: float = 256.0
+    """WebDataset: target size of a tar in MiB."""
+    allow_incomplete: bool = False
+    """Export a folder whose labeling has not finished (it has no ``_SUCCESS``)."""
+
+    def __post_init__(self) -> None:
+        _require(0 <= self.min_score <= 1, "min_score", "in [0, 1]", self.min_score)
+        _require(
+            self.max_boxes is None or self.max_boxes > 0, "max_boxes", "positive", self.max_boxes
+        )
+        _require(
+            self.quantile is None or 0 < self.quantile <= 1,
+            "quantile",
+            "in (0, 1]",
+            self.quantile,
+        )
+        _require(
+            bool(self.category_name.strip()) and self.category_name.isprintable(),
+            "category_name",
+            "a printable text",
+            self.category_name,
+        )
+        _require(bool(_WORD.fullmatch(self.split)), "split", "letters, digits, _ or -", self.split)
+        _require(
+            bool(_SUFFIX.fullmatch(self.image_suffix)),
+            "image_suffix",
+            "a dot and letters or digits",
+            self.image_suffix,
+        )
+        _require(self.tar_mib > 0, "tar_mib", "positive", self.tar_mib)
+        _require(
+            self.with_images or self.format != "webdataset",
+            "with_images",
+            "set for webdataset, whose samples hold the images",
+            self.with_images,
+        )
+
+    def check_complete(self) -> None:
+        """Raises ValueError naming the first field that has no default and was not given."""
+        needed = ("labels", "images", "output") if self.with_images else ("labels", "output")
+        for name in needed:
+            _require(bool(getattr(self, name)), name, f"given (--{name} URI)", "")
+
+
 def override(config: Config, values: Mapping[str, Any]) -> Config:
     """The config with fields replaced by dotted path: ``override(c, {"loss.alpha": 0.1})``.
 
@@ -394,6 +486,17 @@ PRESETS: dict[str, TrainConfig] = {
 def to_json(config: Any) -> str:
     """The config as canonical JSON: sorted keys, no spaces."""
     return json.dumps(dataclasses.asdict(config), sort_keys=True, separators=(",", ":"))
+
+
+def flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """The leaves of a config's JSON object by dotted path."""
+    items: dict[str, Any] = {}
+    for name, value in tree.items():
+        if isinstance(value, dict):
+            items |= flat(cast(dict[str, Any], value), f"{prefix}{name}.")
+        else:
+            items[prefix + name] = value
+    return items
 
 
 def digest(config: Any) -> str:

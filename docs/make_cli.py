@@ -48,9 +48,9 @@ class Job(NamedTuple):
 
 def jobs() -> list[Job]:
     """Every script of jobs/ with its flags, in the order they are used."""
-    prepare, train, label, evaluate = (
-        list(flags_of(getattr(config, name)()))
-        for name in ("PrepareConfig", "TrainConfig", "LabelConfig", "EvaluateConfig")
+    names = ("PrepareConfig", "TrainConfig", "LabelConfig", "EvaluateConfig", "ExportConfig")
+    prepare, train, label, evaluate, export = (
+        list(flags_of(getattr(config, name)())) for name in names
     )
     train, label = ([*flags, *flags_of(assumptions.DryRun())] for flags in (train, label))
     quickstart, report = _module("quickstart"), _module("report")
@@ -59,6 +59,7 @@ def jobs() -> list[Job]:
         Job("train", "--data.train URI --model.weights WEIGHTS --run.name NAME", train),
         Job("label", "--checkpoint URI --input URI --output URI", label),
         Job("evaluate", "--labels URI --annotations URI --output metrics.json", evaluate),
+        Job("export", "--labels URI --images URI --output URI --format FORMAT", export),
         Job("report", "--labels URI --images URI", list(_flags_of_function(report.report))),
         Job("quickstart", "", list(flags_of(quickstart.Quickstart()))),
     ]

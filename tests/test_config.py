@@ -126,13 +126,14 @@ def test_the_command_line_is_the_documented_one():
 
 def cli_flags() -> list[str]:
     from c2am_dist.assumptions import DryRun
-    from c2am_dist.config import EvaluateConfig, PrepareConfig
+    from c2am_dist.config import EvaluateConfig, ExportConfig, PrepareConfig
 
     roots = {
         "train": [TrainConfig(), DryRun()],
         "prepare": [PrepareConfig()],
         "label": [LabelConfig(), DryRun()],
         "evaluate": [EvaluateConfig()],
+        "export": [ExportConfig()],
     }
     return [
         f"{job} {flag}"

@@ -34,6 +34,8 @@ class LabelFile:
 def begin(folder: str, identity: Mapping[str, str]) -> None:
     """Writes the plan, or finds the same one there.
 
+    Exports begin their folders alike.
+
     Args:
         folder: URI of the label set.
         identity: what a job must share with another to continue its work, such as digests.
@@ -47,7 +49,7 @@ def begin(folder: str, identity: Mapping[str, str]) -> None:
     if held and begun is None:
         raise ValueError(
             f"{folder}: must not hold files yet, found {storage.name(held[0].uri)} "
-            f"and no {PLAN} of a labeling job"
+            f"and no {PLAN} of such a job"
         )
     changed = [
         f"{name} was {begun.get(name)}, now {value}"
@@ -56,7 +58,7 @@ def begin(folder: str, identity: Mapping[str, str]) -> None:
     ]
     if held and changed:
         raise ValueError(
-            f"{folder}: holds labels of another job: {'; '.join(changed)}. "
+            f"{folder}: holds files of another job: {'; '.join(changed)}. "
             "Choose another folder, or delete this one"
         )
     if begun is None or changed:  # a plan alone binds nobody: nothing was labeled by it

@@ -25,13 +25,15 @@ def index(
     uris: Sequence[str],
     *,
     columns: Sequence[str] = ("image_id", "image"),
+    expected: pa.Schema = schema.SHARD,
     allow_empty: bool = False,
 ) -> list[RowGroup]:
     """The row groups of all shards that URIs name, in order; checks that they can be read.
 
     Args:
         uris: files, folders and globs.
-        columns: what must be there, with the types of ``schema.SHARD``.
+        columns: what must be there, with the types of ``expected``.
+        expected: what the files are: shards, or label files (``schema.LABELS``).
         allow_empty: return no row group, rather than raise, when there is no row.
 
     Raises:
@@ -41,7 +43,7 @@ def index(
     """
     files = storage.expand(uris)
     with ThreadPoolExecutor(16) as pool:  # footers over the network are latency, not work
-        found = list(pool.map(lambda file: _row_groups(file.uri, columns), files))
+        found = list(pool.map(lambda file: _row_groups(file.uri, columns, expected), files))
     row_groups = [group for groups in found for group in groups]
     if not row_groups and not allow_empty:
         raise ValueError(f"{', '.join(uris)}: the shards hold no image")
@@ -49,14 +51,14 @@ def index(
 
 
 @storage.retrying
-def _row_groups(uri: str, columns: Sequence[str]) -> list[RowGroup]:
+def _row_groups(uri: str, columns: Sequence[str], expected: pa.Schema) -> list[RowGroup]:
     filesystem, path = storage.resolve(uri)
     try:
         with pq.ParquetFile(path, filesystem=filesystem) as file:
             metadata, arrow_schema = file.metadata, file.schema_arrow
     except pa.ArrowInvalid as error:
         raise ValueError(f"{uri}: not a Parquet file ({error})") from error
-    check_columns(uri, arrow_schema, columns)
+    check_columns(uri, arrow_schema, columns, expected)
     chosen = [i for i in range(metadata.num_columns) if metadata.schema.column(i).path in columns]
     found = [metadata.row_group(i) for i in range(metadata.num_row_groups)]
     sizes = [sum(group.column(i).total_compressed_size for i in chosen) for group in found]
@@ -103,12 +105,12 @@ def _plain(kind: pa.DataType) -> str:
 
 
 @storage.retrying
-def read(group: RowGroup, columns: Sequence[str]) -> pa.Table:
-    """The rows of a row group; ``columns`` in schema.SHARD's types."""
+def read(group: RowGroup, columns: Sequence[str], expected: pa.Schema = schema.SHARD) -> pa.Table:
+    """The rows of a row group; ``columns`` in the types of ``expected``."""
     filesystem, path = storage.resolve(group.uri)
     with pq.ParquetFile(path, filesystem=filesystem) as file:
         table = file.read_row_group(group.index, columns=list(columns), use_threads=False)
-    return conform(group.uri, table.slice(0, group.num_rows), columns)
+    return conform(group.uri, table.slice(0, group.num_rows), columns, expected)
 
 
 def conform(

@@ -56,6 +56,15 @@ def header(data: bytes) -> tuple[int, int]:
     return (width, height) if _orientation(image) >= 5 else (height, width)
 
 
+def is_turned(data: bytes) -> bool:
+    """Whether EXIF says that the image is to be turned or mirrored when shown (TIFF aside).
+
+    Raises:
+        ImageError: as `header`.
+    """
+    return _orientation(_open(data)) != 1
+
+
 def decode(
     data: bytes, *, min_side_px: int | None = None, max_pixels: float = MAX_PIXELS
 ) -> UInt8[np.ndarray, "h w 3"]:

@@ -18,12 +18,13 @@ from torch import Tensor
 
 from c2am_dist import checkpoint, forecast, storage
 from c2am_dist.assumptions import PlanConfig
-from c2am_dist.config import TrainConfig, to_json
+from c2am_dist.config import TrainConfig, flat, to_json
 from c2am_dist.data import plan, shards, stream
 from c2am_dist.data.shards import RowGroup
 from c2am_dist.forecast import Cluster, Forecast, ImageSet, Schedule, Workers
 from c2am_dist.method import encoders
 from c2am_dist.method.flops import footprint
+from c2am_dist.training import tracking
 from c2am_dist.training.loop import Job, TrainingStopped, worker_loop
 from c2am_dist.training.rendezvous import LoopbackTorchConfig
 
@@ -70,6 +71,8 @@ def fit(config: TrainConfig) -> FitResult:
     if storage.exists(storage.join(final, "manifest.json")):
         print(f"{run}: already finished")
         return FitResult(run=run, checkpoint=final, manifest=checkpoint.read_manifest(final))
+    if config.run.tracker:
+        tracking.find_hook(config.run.tracker)
     job = _plan_job(config, run)
     if checkpoint.latest_step(run) != job.total_steps:  # it may have been killed right after
         _train(job)
@@ -319,10 +322,10 @@ def _refuse_other_config(run: str, config: TrainConfig) -> None:
     uri = storage.join(run, "config.json")
     if not storage.exists(uri):
         return
-    old = _flat(storage.read_json(uri))
-    new = _flat(json.loads(to_json(config)))
+    old = flat(storage.read_json(uri))
+    new = flat(json.loads(to_json(config)))
     free = ("scaling.", "run.storage", "run.log_every", "run.checkpoint_every", "run.keep_")
-    free += ("run.max_failures", "data.decode_tasks")
+    free += ("run.max_failures", "run.tracker", "data.decode_tasks")
     changed = [
         f"{path} was {old.get(path)!r}, now {value!r}"
         for path, value in new.items()
@@ -333,13 +336,3 @@ def _refuse_other_config(run: str, config: TrainConfig) -> None:
             f"run.name: {run} exists with another config: {'; '.join(changed)}. "
             "Choose another name, or delete that folder"
         )
-
-
-def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    items: dict[str, Any] = {}
-    for name, value in tree.items():
-        if isinstance(value, dict):
-            items |= _flat(value, f"{prefix}{name}.")
-        else:
-            items[prefix + name] = value
-    return items

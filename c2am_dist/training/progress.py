@@ -1,4 +1,4 @@
-"""What a run says of itself: rows of metrics as JSON lines and TensorBoard, and a line to read."""
+"""What a run says of itself: rows of metrics as JSON lines, to TensorBoard and a tracker."""
 
 import contextlib
 import json
@@ -14,8 +14,10 @@ import torch.distributed as dist
 from torch import Tensor
 
 from c2am_dist import storage
+from c2am_dist.config import flat, to_json
 from c2am_dist.method.activation import doubts
 from c2am_dist.training.polarity import MapSurvey
+from c2am_dist.training.tracking import TrackedRun, Tracking
 
 if TYPE_CHECKING:
     from c2am_dist.training.loop import Job
@@ -79,6 +81,8 @@ class Window:
 class RunLog:
     """The first worker's record: ``metrics.jsonl`` and TensorBoard events in the run's folder.
 
+    Rows also go to ``run.tracker``, where one is named.
+
     On an object store both are kept in a local folder and published at every checkpoint.
     Rows after the step a run resumes from are dropped: they are trained again.
     """
@@ -98,6 +102,9 @@ class RunLog:
         self.board = SummaryWriter(
             os.path.join(self.folder, "tensorboard"), purge_step=start_step + 1
         )
+        settings = flat(json.loads(to_json(job.config)))
+        run = TrackedRun(name=job.config.run.name, uri=job.run, config=settings)
+        self.tracking = Tracking(job.config.run.tracker, run)
         if start_step:
             print(f"resuming at step {start_step} of {job.total_steps}", flush=True)
 
@@ -108,6 +115,7 @@ class RunLog:
         for name, value in row.items():
             if name != "step":
                 self.board.add_scalar(name, value, int(row["step"]))
+        self.tracking.log(row)
         done, total = int(row["step"]), self.job.total_steps
         elapsed = time.perf_counter() - self.started
         remaining = elapsed / max(1, done - self.start_step) * (total - done)
@@ -142,6 +150,7 @@ class RunLog:
                         storage.write_bytes(storage.join(self.job.run, relative), file.read())
 
     def close(self) -> None:
+        self.tracking.close()
         with contextlib.suppress(OSError):  # what a full disk did not take was told before
             self.file.close()
             self.board.close()

@@ -85,7 +85,7 @@ def test_another_config_into_the_same_folder_is_refused_with_both_digests(
     labeled: Path, labeled_config: LabelConfig
 ):
     begun = json.loads((labeled / "_plan.json").read_text())
-    with pytest.raises(ValueError, match="holds labels of another job") as caught:
+    with pytest.raises(ValueError, match="holds files of another job") as caught:
         label(dataclasses.replace(labeled_config, max_boxes=1))
     digests = re.findall("config_sha256 was ([0-9a-f]{64}), now ([0-9a-f]{64})", str(caught.value))
     assert digests[0][0] == begun["config_sha256"] != digests[0][1]

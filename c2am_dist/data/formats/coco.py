@@ -51,10 +51,11 @@ def _find_json(root: str, files: dict[str, Blob], split: str | None) -> str:
 
 
 class _Places:
-    """Where images lie: by path below the root, else by file name where that is unique."""
+    """Where images lie: by path below the root, by unique file name, by path below a folder."""
 
     def __init__(self, root: str, images: dict[str, Blob]) -> None:
         self.root, self.by_path = root, images
+        self.folders = sorted({path.split("/")[0] for path in images if "/" in path})
         self.by_name: dict[str, Blob | None] = {}
         for path, blob in images.items():
             name = storage.name(path)
@@ -62,6 +63,10 @@ class _Places:
 
     def find(self, file_name: str) -> Blob:
         blob = self.by_path.get(file_name) or self.by_name.get(storage.name(file_name))
+        if blob is None:
+            below = [f"{folder}/{file_name}" for folder in self.folders]
+            found = [self.by_path[path] for path in below if path in self.by_path]
+            blob = found[0] if len(found) == 1 else None
         return blob or Blob(storage.join(self.root, file_name), 0)
 
 

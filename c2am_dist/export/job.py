@@ -1,0 +1,130 @@
+"""Labels, and the images they are of, as a data set in another tool's format.
+
+One process reads label rows and images in order and writes as it goes; memory does not grow with
+the set, but for eight bytes an image (and four a box with a quantile) to begin with. The folder
+begins with ``_plan.json`` and ends with ``_SUCCESS``, as a label set does, and the same labels
+and settings give the same bytes.
+"""
+
+import dataclasses
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+
+from tqdm import tqdm
+
+from c2am_dist import __version__, schema, storage
+from c2am_dist.config import ExportConfig, digest
+from c2am_dist.data import label_set, shards
+from c2am_dist.export import coco, label_studio, masks, samples, voc, webdataset, yolo
+from c2am_dist.export.folder import Folder, open_folder
+from c2am_dist.export.pictures import Pictures
+from c2am_dist.export.samples import Sample
+from c2am_dist.storage import File
+
+_WRITERS: dict[str, Callable[[Iterable[Sample], Folder, ExportConfig], None]] = {
+    "coco": coco.write,
+    "yolo": yolo.write,
+    "voc": voc.write,
+    "label-studio": label_studio.write,
+    "fiftyone": coco.write_fiftyone,
+    "webdataset": webdataset.write,
+    "masks": masks.write,
+}
+FORMAT = 1
+"""Raised whenever the content of ``_SUCCESS`` changes meaning; see CHANGELOG.md."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class ExportReport:
+    """How an export went."""
+
+    num_images: int
+    """Exported, those without boxes included."""
+    num_boxes: int
+    num_empty: int
+    """Exported images without a box."""
+    num_left_out: int
+    """Images not exported since no box is left, or none was found (``keep_empty``)."""
+    num_errors: int
+    """Images not exported since they could not be labeled, or not be written upright."""
+    num_rewritten: int
+    """Exported images whose bytes are not the shard's: turned upright, or made a PNG."""
+    min_score: float
+    """The least score of a box to be kept, as the quantile has it where there is one."""
+
+
+def export(config: ExportConfig) -> ExportReport:
+    """Writes the labels in ``config.format``; needs no Ray.
+
+    A folder that a killed export has left is written again; one that is finished stays.
+
+    Raises:
+        FileNotFoundError: a URI names nothing.
+        ValueError: a field is missing, the labels are unfinished, hold an image twice, or are
+            not of these images, nothing is left to export, or the output holds other files;
+            the message names the culprit.
+    """
+    config.check_complete()
+    label_files = label_set.expand(config.labels, allow_incomplete=config.allow_incomplete)
+    image_files = storage.expand(config.images) if config.with_images else []
+    success = storage.join(config.output, label_set.SUCCESS)
+    label_set.begin(config.output, _identity(config, label_files, image_files))
+    storage.sweep(config.output)
+    if storage.exists(success):
+        print(f"{config.output}: already finished", flush=True)
+        return _finished(success)
+    report = _write(config, [file.uri for file in label_files])
+    content = {"format": FORMAT, "export": config.format, **dataclasses.asdict(report)}
+    storage.write_bytes(success, (json.dumps(content, indent=1) + "\n").encode())
+    return report
+
+
+def _write(config: ExportConfig, label_uris: Sequence[str]) -> ExportReport:
+    columns = (*samples.COLUMNS, *(samples.MAP_COLUMNS if config.format == "masks" else ()))
+    groups = shards.index(label_uris, columns=columns, expected=schema.LABELS, allow_empty=True)
+    if not groups:
+        raise ValueError(f"{', '.join(config.labels)}: the label files hold no row")
+    samples.refuse_duplicates(groups)
+    selection = samples.select(groups, config)
+    pictures = Pictures(config.images) if config.with_images else None
+    counts = Counter[str]()
+    with open_folder(storage.absolute(config.output)) as folder:
+        stream = samples.stream(groups, config, selection, pictures, counts)
+        num_rows = sum(group.num_rows for group in groups)
+        progress = tqdm(stream, total=num_rows, unit=" images", disable=None)
+        _WRITERS[config.format](progress, folder, config)
+    return ExportReport(
+        num_images=counts["images"],
+        num_boxes=counts["boxes"],
+        num_empty=counts["empty"],
+        num_left_out=counts["left_out"],
+        num_errors=counts["errors"],
+        num_rewritten=counts["rewritten"],
+        min_score=selection.min_score,
+    )
+
+
+def _identity(
+    config: ExportConfig, label_files: Sequence[File], image_files: Sequence[File]
+) -> dict[str, str]:
+    """What two jobs must share to write the same files."""
+    settings = dataclasses.replace(config, labels=(), images=(), output="")
+    inputs = [*label_files, *image_files]
+    listing = "".join(f"{file.uri} {file.size_bytes}\n" for file in inputs)
+    return {
+        "export": config.format,
+        "config_sha256": digest(settings),
+        "input_sha256": hashlib.sha256(listing.encode()).hexdigest(),
+        "package_version": __version__,
+    }
+
+
+def _finished(success: str) -> ExportReport:
+    content = storage.read_json(success)
+    try:
+        fields = {field.name: content[field.name] for field in dataclasses.fields(ExportReport)}
+    except KeyError as error:
+        raise ValueError(f"{success}: not that of an export ({error})") from error
+    return ExportReport(**fields)

@@ -1,0 +1,27 @@
+"""Take labels elsewhere: python jobs/export.py --labels URI --images URI --output URI ..."""
+
+import tyro
+
+from c2am_dist import cli
+from c2am_dist.config import ExportConfig
+
+
+def main() -> None:
+    config = tyro.cli(ExportConfig, description=__doc__)
+    config.check_complete()
+    from c2am_dist.export import export
+
+    report = export(config)
+    print(
+        f"export: {config.output} ({config.format}: {report.num_images} images, "
+        f"{report.num_boxes} boxes with a score of at least {report.min_score:.3g}; "
+        f"{report.num_empty} images without a box, {report.num_rewritten} written anew)"
+    )
+    print(
+        f"not exported: {report.num_left_out} images without a box (--keep-empty), "
+        f"{report.num_errors} with errors"
+    )
+
+
+if __name__ == "__main__":
+    cli.run(main)
