@@ -59,7 +59,11 @@ def jobs() -> list[Job]:
         Job("train", "--data.train URI --model.weights WEIGHTS --run.name NAME", train),
         Job("label", "--checkpoint URI --input URI --output URI", label),
         Job("evaluate", "--labels URI --annotations URI --output metrics.json", evaluate),
-        Job("report", "--labels URI --images URI", list(_flags_of_function(report.report))),
+        Job(
+            "report",
+            "--labels URI --images URI --output sheet.png|report.html|FOLDER",
+            list(_flags_of_function(report.report)),
+        ),
         Job("quickstart", "", list(flags_of(quickstart.Quickstart()))),
     ]
 
