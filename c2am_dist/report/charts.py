@@ -73,12 +73,12 @@ class _Axis:
         return math.log10(value) if self.is_log else value
 
     def ticks(self) -> list[float]:
-        """Round numbers within the axis: about six, or the powers of ten."""
+        """Round numbers within the axis: three to nine, or the powers of ten."""
         if self.is_log:
-            exponents = range(math.ceil(self._scaled(self.low)), math.ceil(math.log10(self.high)))
-            powers = [10.0**e for e in exponents if self.low <= 10.0**e <= self.high]
+            first, last = math.ceil(self._scaled(self.low)), math.floor(self._scaled(self.high))
+            powers = [10.0**exponent for exponent in range(first, last + 1)]
             return powers if len(powers) > 1 else [self.low, self.high]
-        rough = (self.high - self.low) / 6
+        rough = (self.high - self.low) / 8
         unit = 10.0 ** math.floor(math.log10(rough))
         step = next(m * unit for m in (1, 2, 5, 10) if m * unit >= rough * 0.999)
         first = math.ceil(self.low / step - 1e-9)
