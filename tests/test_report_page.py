@@ -20,6 +20,7 @@ from c2am_dist.evaluation.tally import Tally
 from c2am_dist.method import images
 from c2am_dist.report import figures, gallery, publish, rows, write_report
 from c2am_dist.report.overview import Overview
+from jobs import report as job
 from tests import bombs, report_set
 from tests.report_set import LabelSet, iou_of, write_set
 from tests.test_untrusted_files import content
@@ -360,6 +361,19 @@ def test_something_must_be_given(tmp_path: Path):
         make(tmp_path / "report", images=["x"], run="y")
     with pytest.raises(FileNotFoundError, match="nowhere"):
         make(tmp_path / "report", run=str(tmp_path / "nowhere"))
+
+
+def test_the_name_of_the_output_tells_what_is_written(tmp_path: Path):
+    made = write_set(tmp_path, 2)
+    inputs: Any = {"labels": (made.labels,), "images": (made.images,)}
+    for name in ("sheet.png", "one.html", "folder"):
+        job.report(**inputs, output=str(tmp_path / name))
+    assert images.header((tmp_path / "sheet.png").read_bytes())[0] > 300
+    assert (tmp_path / "one.html").is_file() and (tmp_path / "folder" / "index.html").is_file()
+    with pytest.raises(ValueError, match="a contact sheet shows labels alone"):
+        job.report(**inputs, run="runs/a", output=str(tmp_path / "sheet.png"))
+    with pytest.raises(ValueError, match="images must be given"):
+        job.report(labels=(made.labels,), output=str(tmp_path / "sheet.png"))
 
 
 # Counts

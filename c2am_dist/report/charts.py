@@ -93,8 +93,7 @@ def draw(chart: Chart) -> dict[str, Any]:
         ValueError: there is no finite point to draw.
     """
     x_axis, y_axis = _axes(chart)
-    named = dict(enumerate(chart.categories))
-    x_ticks = list(named) if named else x_axis.ticks()
+    x_ticks = list(enumerate(chart.categories)) or [(x, number(x)) for x in x_axis.ticks()]
     return {
         "chart": chart,
         "width": WIDTH,
@@ -103,9 +102,7 @@ def draw(chart: Chart) -> dict[str, Any]:
         "right": WIDTH - _RIGHT,
         "top": _TOP,
         "bottom": HEIGHT - _BOTTOM,
-        "x_ticks": [(x_axis.place(x), named.get(int(x), number(x))) for x in x_ticks]
-        if named
-        else [(x_axis.place(x), number(x)) for x in x_ticks],
+        "x_ticks": [(x_axis.place(x), text) for x, text in x_ticks],
         "y_ticks": [(y_axis.place(y), number(y)) for y in y_axis.ticks()],
         "series": [_drawn(each, i, x_axis, y_axis) for i, each in enumerate(chart.series)],
         "marks": [_mark(mark, x_axis, y_axis) for mark in chart.marks],
