@@ -4,14 +4,18 @@ import base64
 import hashlib
 import json
 import re
+import weakref
+from collections.abc import Iterator
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import simplejpeg
 
 from c2am_dist import checkpoint, schema, storage
 from c2am_dist.evaluation import curves
@@ -101,8 +105,6 @@ def test_pictures_are_small_upright_and_without_metadata(tmp_path: Path):
     pixels = np.zeros((300, 900, 3), np.uint8)
 
     def turned(row: dict[str, Any]) -> dict[str, Any]:
-        import simplejpeg
-
         jpeg = simplejpeg.encode_jpeg(pixels)
         return row | {"image": jpeg[:2] + exif + jpeg[2:], "height": 900, "width": 300}
 
@@ -188,19 +190,18 @@ def test_a_sample_does_not_depend_on_how_labels_are_split(tmp_path: Path):
 
 def test_choosing_holds_no_more_rows_than_it_returns(tmp_path: Path):
     """A row that was passed over is gone, or a set of millions would fill the memory."""
-    import weakref
 
-    class Alive(rows.Row):  # slots of a dataclass take no weak references
+    class Watched(rows.Row):  # slots of a dataclass take no weak references
         __slots__ = ("__weakref__",)
 
-    living, most = weakref.WeakSet[Alive](), 0
+    refs, most = list[weakref.ref[Watched]](), 0
 
-    def stream():
+    def stream() -> Iterator[rows.Row]:
         nonlocal most
-        for place in range(2000):
-            row = Alive(place, "uri", report_set.label_row(place, "s"), None, None)
-            living.add(row)
-            most = max(most, len(living))
+        for place in range(1000):
+            row = Watched(place, "uri", report_set.label_row(place, "s"), None, None)
+            refs.append(weakref.ref(row))
+            most = max(most, sum(ref() is not None for ref in refs))
             yield row
             del row
 
@@ -414,8 +415,6 @@ def tally_of(num_images: int) -> Tally:
         activation[y0 // 4 : y0 // 4 + 8, x0 // 4 : x0 // 4 + 8] = rng.uniform(0.2, 1, (8, 8))
         mask = np.zeros(report_set.SIZE, np.uint8)
         mask[y0 : y0 + 30, x0 : x0 + 30] = 1
-        import cv2
-
         tally.add(
             {
                 "image_id": str(index),
