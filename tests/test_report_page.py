@@ -213,20 +213,20 @@ def test_choosing_holds_no_more_rows_than_it_returns(tmp_path: Path):
 
 
 def test_every_text_from_outside_is_escaped(tmp_path: Path):
-    made = write_set(
-        tmp_path,
-        2,
-        label=lambda row: (
-            row | {"image_id": f"{HOSTILE}{row['image_id']}", "polarity": HOSTILE, "error": HOSTILE}
-        ),
-        shard=lambda row: row | {"image_id": f"{HOSTILE}{row['image_id']}", "label": HOSTILE},
-    )
+    def label(row: dict[str, Any]) -> dict[str, Any]:
+        error = HOSTILE if row["image_id"] == "image-00001" else None
+        return row | {"image_id": HOSTILE + row["image_id"], "polarity": HOSTILE, "error": error}
+
+    def shard(row: dict[str, Any]) -> dict[str, Any]:
+        return row | {"image_id": HOSTILE + row["image_id"], "label": HOSTILE}
+
+    made = write_set(tmp_path, 2, label=label, shard=shard)
     metrics = tmp_path / "metrics.json"
     metrics.write_text(json.dumps({HOSTILE: {HOSTILE: 1.0}, "c2am": {HOSTILE: 2}}))
     run = Path(report_set.write_run(tmp_path / "run"))
     (run / "config.json").write_text(json.dumps({HOSTILE: [HOSTILE], "loss": {HOSTILE: HOSTILE}}))
-    trial = {"trial": HOSTILE, "loss.alpha": HOSTILE, "objective": HOSTILE, "value": 1.0}
-    trials = [trial, trial | {"loss.alpha": HOSTILE * 2, "command": HOSTILE, HOSTILE: HOSTILE}]
+    trial = dict.fromkeys(("trial", "loss.alpha", "objective", "command", HOSTILE), HOSTILE)
+    trials = [trial | {"value": 1.0}, trial | {"loss.alpha": HOSTILE * 2, "value": 2.0}]
     sweep = report_set.write_sweep(tmp_path / "sweep", trials)
     (tmp_path / "sweep" / "sweep.json").write_text(json.dumps({HOSTILE: HOSTILE}))
     inputs = {**of(made), "metrics": str(metrics), "run": str(run), "sweep": sweep}
@@ -384,7 +384,7 @@ def test_labels_without_images_are_counted(tmp_path: Path):
     made = write_set(tmp_path, 30, shard_images=12)
     page = make(tmp_path / "report", labels=[made.labels])
     assert re.search(r"images</th><td>30<", page) and 'id="gallery"' not in page
-    assert "Score of the boxes" in page and "<script>" in page
+    assert "Score of the boxes" in page and "<script" not in page
     assert "IoU of the first box" not in page, "no box is known"
 
 
@@ -398,8 +398,8 @@ def test_histograms_count_every_label_once(tmp_path: Path):
     assert all(each.sum() == 40 for each in counts.values())
     assert counts["score"][15] == 40  # 0.75
     assert counts["size"][int(20 * 1600 / 4800)] == 40
-    expected = np.histogram([iou_of(i) for i in range(40)], np.linspace(0, 1, 21))[0]
-    np.testing.assert_array_equal(counts["iou"], expected)
+    bins = [min((40 - i) * 20 // (40 + i), 19) for i in range(40)]
+    assert counts["iou"].tolist() == [bins.count(each) for each in range(20)]
     assert overview.num_hits == sum(iou_of(i) >= 0.5 for i in range(40))
 
 
@@ -510,7 +510,7 @@ def test_a_loss_that_is_not_finite_is_left_out(tmp_path: Path):
     with open(run / "metrics.jsonl", "a") as file:
         file.write('{"step": 600, "loss": NaN}\n{"step": 610, "loss": Infinity}\n')
     page = make(tmp_path / "report", run=str(run))
-    assert "nan" not in page.lower().replace("financ", "") and "Infinity" not in page
+    assert not re.search(r" d=\"[^\"]*(nan|inf)", page) and "Infinity" not in page
 
 
 def test_a_sweep_shows_means_and_spread_and_what_failed(tmp_path: Path):

@@ -108,11 +108,11 @@ def render(
         row_scripts: the same, to be put into the page.
     """
     css, code = (_asset(name) for name in ("report.css", "gallery.js"))
-    code = code if gallery else ""
+    scripts = [code, *row_scripts] if gallery else []
     beside = "'self' file: " if row_files else ""
     allowed = {
         "default-src": "'none'",
-        "script-src": beside + " ".join(map(_digest, [code, *row_scripts])),
+        "script-src": beside + (" ".join(map(_digest, scripts)) or "'none'"),
         "style-src": _digest(css),
         "img-src": beside + "data:",
         "base-uri": "'none'",
