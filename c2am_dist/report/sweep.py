@@ -91,8 +91,7 @@ def _is_plain(kind: pa.DataType) -> bool:
 
 
 def _is_finite(value: object) -> bool:
-    is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    return is_number and math.isfinite(value)
+    return isinstance(value, int | float) and type(value) is not bool and math.isfinite(value)
 
 
 def _swept(trials: Sequence[Trial]) -> list[str]:
