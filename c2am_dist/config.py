@@ -316,7 +316,7 @@ class EvaluateConfig:
     annotations: tuple[str, ...] = ()
     """Shards with boxes (and masks): one or more URIs."""
     output: str = ""
-    """Where to write the metrics, a JSON file; a Markdown table is written beside it."""
+    """Where to write the metrics, a JSON file; beside it a Markdown table and the curves."""
     store_threshold: str = ""
     """URI of a checkpoint folder to store the chosen threshold in, for later labeling."""
     allow_incomplete: bool = False

@@ -54,13 +54,14 @@ def jobs() -> list[Job]:
     )
     train, label = ([*flags, *flags_of(assumptions.DryRun())] for flags in (train, label))
     quickstart, report = _module("quickstart"), _module("report")
+    to_report = "--labels URI --images URI --output sheet.png|report.html|FOLDER"
     return [
         Job("prepare", "--input URI --output URI --format FORMAT", prepare),
         Job("train", "--data.train URI --model.weights WEIGHTS --run.name NAME", train),
         Job("label", "--checkpoint URI --input URI --output URI", label),
         Job("evaluate", "--labels URI --annotations URI --output metrics.json", evaluate),
         Job("export", "--labels URI --images URI --output URI --format FORMAT", export),
-        Job("report", "--labels URI --images URI", list(_flags_of_function(report.report))),
+        Job("report", to_report, list(_flags_of_function(report.report))),
         Job("quickstart", "", list(flags_of(quickstart.Quickstart()))),
     ]
 

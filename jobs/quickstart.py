@@ -212,10 +212,20 @@ def write_results(job: Quickstart, uri: str, metrics: dict[str, dict[str, float]
 
     text = json.dumps(metrics, indent=2) + "\n"
     storage.write_bytes(f"{job.output}/metrics.json", text.encode())
-    report.contact_sheet(
-        [f"{uri}/labels"],
-        [f"{uri}/shards/val"],
-        f"{job.output}/contact_sheet.png",
+    labels, images = f"{uri}/labels", f"{uri}/shards/val"
+    report.contact_sheet([labels], [images], f"{job.output}/contact_sheet.png")
+    command = (
+        f"python jobs/report.py --labels {labels} --images {images} --run {uri} "
+        f"--metrics {uri}/metrics.json --output {job.output}/report"
+    )
+    print(f"\n== report\n$ {command}", flush=True)
+    report.write_report(
+        f"{job.output}/report",
+        labels=[labels],
+        images=[images],
+        run=uri,
+        metrics=f"{uri}/metrics.json",
+        command=command,
     )
     print("\nGT-known Loc in percent, on the held-out split")
     rows = {

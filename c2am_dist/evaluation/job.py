@@ -19,7 +19,7 @@ import ray.data
 
 from c2am_dist import storage
 from c2am_dist.config import EvaluateConfig
-from c2am_dist.evaluation import inputs
+from c2am_dist.evaluation import curves, inputs
 from c2am_dist.evaluation.inputs import Annotations, Unit
 from c2am_dist.evaluation.tally import Tally
 from c2am_dist.method.contours import compile_scan
@@ -38,7 +38,7 @@ _HALF = IOU_LEVELS.index(0.5)
 
 
 def evaluate(config: EvaluateConfig) -> Metrics:
-    """Scores labels, writes JSON and a Markdown table beside it, and returns the metrics.
+    """Scores labels, writes JSON, a Markdown table and curves beside it, returns the metrics.
 
     An image is scored when it has a label row and at least one annotated box; a row with an
     error counts as wrong. What is left out is counted: annotated images without label row
@@ -70,6 +70,7 @@ def evaluate(config: EvaluateConfig) -> Metrics:
         method["num_extra"] = inputs.count_absent(ids, known)
     if config.store_threshold:
         _store_threshold(config, metrics["c2am"])
+    curves.write(config, tally)
     text = json.dumps(metrics, indent=2) + "\n"
     storage.write_bytes(config.output, text.encode())
     table = config.output.removesuffix(".json") + ".md"

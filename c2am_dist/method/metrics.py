@@ -186,14 +186,21 @@ class PixelPrecision:
         """Whether there is anything to be precise about."""
         return bool(self.foreground.any())
 
-    def average_precision(self) -> float:
-        """The area in percent. Raises ValueError without a foreground pixel."""
+    def curve(self) -> tuple[Float64[np.ndarray, " t"], Float64[np.ndarray, " t"]]:
+        """Precision and recall in [0, 1] of the pixels that reach each threshold, highest first.
+
+        Raises:
+            ValueError: there is no foreground pixel.
+        """
         if self.foreground.sum() == 0:
             raise ValueError("PxAP needs at least one foreground pixel")
         true = self.foreground[::-1].cumsum()
         positive = true + self.background[::-1].cumsum()
-        precision = true / np.maximum(positive, 1)
-        recall = true / true[-1]
+        return true / np.maximum(positive, 1), true / true[-1]
+
+    def average_precision(self) -> float:
+        """The area in percent. Raises ValueError without a foreground pixel."""
+        precision, recall = self.curve()
         return float((precision * np.diff(recall, prepend=0)).sum() * 100)
 
 

@@ -1,4 +1,4 @@
-"""Pictures of what was labeled: the contact sheet."""
+"""The contact sheet: a picture of a few rows of labels."""
 
 import hashlib
 import heapq
@@ -13,6 +13,7 @@ from PIL import Image, ImageDraw, ImageFont
 from c2am_dist import names, schema, storage
 from c2am_dist.data import label_set, shards
 from c2am_dist.method import boxes, cues, images
+from c2am_dist.report import rows
 
 Pixels = np.ndarray  # uint8, h w 3, RGB
 Box = tuple[int, int, int, int]
@@ -128,16 +129,9 @@ def _find_pictures(chosen: Sequence[_Label], uris: Sequence[str]) -> dict[str, _
     wanted, origins = {label.image_id for label in chosen}, {label.shard for label in chosen}
     pictures: dict[str, _Picture] = {}
     for file in storage.expand(uris):
-        if storage.name(file.uri) not in origins:
-            continue
-        for group in shards.index([file.uri]):
-            if wanted.isdisjoint(shards.read(group, ["image_id"])["image_id"].to_pylist()):
-                continue
-            known = shards.read_schema(file.uri).names
-            columns = [name for name in ("image_id", "image", "boxes") if name in known]
-            for row in shards.read(group, columns).to_pylist():
-                if row["image_id"] in wanted:
-                    pictures[row["image_id"]] = _picture(row)
+        if storage.name(file.uri) in origins:
+            for found in rows.wanted_images(file.uri, wanted, ("image_id", "image", "boxes")):
+                pictures |= {row["image_id"]: _picture(row) for row in found}
     for image_id in wanted - pictures.keys():
         raise ValueError(f"{', '.join(uris)}: the shards lack the labeled image {image_id!r}")
     return pictures

@@ -1,0 +1,150 @@
+"""The HTML report: which sections there are, and the order in which they are made."""
+
+from collections.abc import Iterable, Iterator, Sequence
+
+from c2am_dist import storage
+from c2am_dist.data import label_set
+from c2am_dist.report import (
+    figures,
+    gallery,
+    page,
+    provenance,
+    publish,
+    rows,
+    training,
+)
+from c2am_dist.report import sweep as trials
+from c2am_dist.report.gallery import Select
+from c2am_dist.report.overview import Overview
+from c2am_dist.report.page import Gallery, Section
+from c2am_dist.report.publish import Output
+from c2am_dist.report.rows import Row
+
+MAX_IMAGES_FOLDER, MAX_IMAGES_FILE = 10_000, 500
+"""Images of a gallery where nothing else is said: a single file is loaded whole."""
+_ORDERS = {"sample": "place", "worst": "worst", "uncertain": "uncertain"}
+
+
+def write_report(
+    output: str,
+    *,
+    labels: Sequence[str] = (),
+    images: Sequence[str] = (),
+    metrics: str = "",
+    run: str = "",
+    sweep: str = "",
+    max_images: int | None = None,
+    select: Select = "sample",
+    seed: int = 0,
+    allow_incomplete: bool = False,
+    command: str = "",
+) -> None:
+    """Writes a report for a browser, without network: a folder, or one file.
+
+    Each input adds its sections; one at least must be given. A folder is a report once its
+    ``index.html`` is there, and keeps the report it held until then.
+
+    Args:
+        output: URI of a file that ends in ``.html``, or else of a folder.
+        labels: URIs of label files (schema.LABELS).
+        images: URIs of the shards that were labeled; with them there is a gallery.
+        metrics: URI of an evaluation's ``metrics.json``.
+        run: URI of a training run, or of a checkpoint.
+        sweep: URI of a sweep's folder.
+        max_images: most images in the gallery; 10,000 in a folder and 500 in a file if None.
+        select: which ones, where there are more (`gallery.choose`), and the first order.
+        seed: another one draws other images.
+        allow_incomplete: take a folder whose labeling has not finished.
+        command: the command line that did this, to be shown.
+
+    Raises:
+        ValueError: nothing is given, an input holds something else than it should, or the
+            output holds something else than a report; names the culprit.
+        FileNotFoundError: a URI names nothing.
+    """
+    if not (labels or metrics or run or sweep):
+        raise ValueError("nothing to report on: give labels, metrics, run or sweep")
+    if images and not labels:
+        raise ValueError("images are shown with what was found in them: give labels, too")
+    if max_images is not None and max_images < 1:
+        raise ValueError(f"max_images must be positive, got {max_images}")
+    if max_images is None:
+        max_images = MAX_IMAGES_FILE if publish.is_single(output) else MAX_IMAGES_FOLDER
+    inputs = {
+        "labels": " ".join(labels),
+        "images": " ".join(images),
+        "metrics": metrics,
+        "run": run,
+        "sweep": sweep,
+    }
+    sections = _scores(metrics, run, sweep)
+    with publish.create(output) as target:
+        heading, found, origins = None, Overview(), list[Section]()
+        if labels:
+            files = label_set.expand(labels, allow_incomplete=allow_incomplete)
+            heading = _show(files, images, found, target, (max_images, select, seed))
+            sections.append(found.section())
+            origins.append(found.origin(files, labels))
+        if run:
+            origins.append(provenance.run_section(run, found.checkpoints()))
+        origins.append(provenance.report_section(inputs, command))
+        target.finish(
+            lambda row_files, row_scripts: page.render(
+                _title(labels, metrics, run, sweep),
+                [*sections, *origins],
+                gallery=heading,
+                row_files=row_files,
+                row_scripts=row_scripts,
+            )
+        )
+
+
+def _show(
+    files: Sequence[storage.File],
+    images: Sequence[str],
+    found: Overview,
+    target: Output,
+    choice: tuple[int, Select, int],
+) -> Gallery | None:
+    """Counts all labels, and makes the gallery where there are images."""
+    known = rows.files_by_name(images) if images else {}
+    counted = _counted(rows.scan(files, known), found)
+    if not images:
+        for _ in counted:
+            pass
+        return None
+    max_images, select, seed = choice
+    num_rows = gallery.write(gallery.choose(counted, max_images, select, seed), known, target)
+    return Gallery(num_rows, _note(num_rows, found, select), _ORDERS[select])
+
+
+def _scores(metrics: str, run: str, sweep: str) -> list[Section]:
+    found = [
+        figures.section(metrics) if metrics else None,
+        training.section(run) if run else None,
+        trials.section(sweep) if sweep else None,
+    ]
+    return [section for section in found if section is not None]
+
+
+def _counted(found: Iterable[Row], overview: Overview) -> Iterator[Row]:
+    for row in found:
+        overview.add(row)
+        yield row
+
+
+def _note(num_rows: int, found: Overview, select: Select) -> str:
+    if num_rows == found.num_rows:
+        return f"All {num_rows:,} images."
+    how = {
+        "sample": "drawn at random",
+        "worst": "those with an error, without a box, or with the lowest IoU",
+        "uncertain": "those with the lowest confidence",
+    }
+    return f"{num_rows:,} of {found.num_rows:,} images: {how[select]}."
+
+
+def _title(labels: Sequence[str], metrics: str, run: str, sweep: str) -> str:
+    about = labels[0] if labels else run or sweep or metrics
+    parts = storage.absolute(about).rstrip("/").rsplit("/", 2)[-2:]
+    return f"c2am-dist report: {'/'.join(parts)}"

@@ -1,0 +1,174 @@
+"""An evaluation's figures and curves: ``metrics.json`` and ``metrics.curves.json`` beside it."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from c2am_dist import storage
+from c2am_dist.config import EvaluateConfig
+from c2am_dist.report import provenance
+from c2am_dist.report.charts import Chart, Mark, Series
+from c2am_dist.report.page import Section, Table, Text, json_lines
+
+_TITLES = {"c2am": "C²AM", "centre": "centred box"}
+_LEVELS = ("30", "50", "70")
+_FORMAT = 1
+"""Of the curves' file (`evaluation.curves.FORMAT`)."""
+
+
+def section(uri: str) -> Section:
+    """Tables and curves of an evaluation.
+
+    Args:
+        uri: of its metrics; curves are shown where their file stands beside it.
+
+    Raises:
+        FileNotFoundError: there are no metrics.
+        ValueError: a file holds something else; names it.
+    """
+    metrics = _metrics(uri)
+    curves_uri = uri.removesuffix(".json") + ".curves.json"
+    curves = _curves(curves_uri) if storage.exists(curves_uri) else {}
+    notes = [
+        "In percent, but for thresholds and sides (shares) and counts. Plain names are honest; "
+        "those that begin with oracle chose their threshold on the images they score."
+    ]
+    if not curves:
+        notes.append(
+            f"No curves: {storage.name(curves_uri)} is not there. jobs/evaluate.py writes it."
+        )
+    texts = []
+    if isinstance(curves.get("config"), dict):
+        line = provenance.command("evaluate.py", curves["config"], EvaluateConfig())
+        texts = [Text("Evaluation: command", [line])]
+    texts.append(Text("metrics.json", json_lines(metrics)))
+    return Section(
+        id="scores",
+        title="Scores",
+        notes=notes,
+        tables=[_table(metrics)],
+        charts=[*_accuracy(uri, curves, metrics), *_precision(uri, curves, metrics)],
+        texts=texts,
+    )
+
+
+def _metrics(uri: str) -> dict[str, dict[str, float]]:
+    content = storage.read_json(uri)
+    for method, figures in content.items():
+        if not isinstance(figures, dict) or not all(map(_is_number, figures.values())):
+            raise ValueError(f"{uri}: {method!r:.100} is no object of numbers")
+    return content
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _curves(uri: str) -> dict[str, Any]:
+    content = storage.read_json(uri)
+    if content.get("format") != _FORMAT:
+        raise ValueError(f"{uri}: not of format {_FORMAT}, which this version reads")
+    return content
+
+
+def _table(metrics: Mapping[str, Mapping[str, float]]) -> Table:
+    names = dict.fromkeys(name for figures in metrics.values() for name in figures)
+    rows = [
+        [name, *(_cell(name, figures.get(name)) for figures in metrics.values())] for name in names
+    ]
+    head = ["metric", *(_TITLES.get(method, method.replace("_", " ")) for method in metrics)]
+    return Table("Metrics", head, rows)
+
+
+def _cell(name: str, value: float | None) -> str:
+    if value is None:
+        return "–"
+    if name.startswith("num_"):
+        return f"{value:,}"
+    return f"{value:.3g}" if name.endswith(("threshold", "side")) else f"{value:.1f}"
+
+
+def _numbers(uri: str, method: Mapping[str, Any], *path: str) -> list[float]:
+    """A list of numbers in a method's curves; [] where there is none.
+
+    Raises:
+        ValueError: something else is there.
+    """
+    found: Any = method
+    for name in path:
+        found = found.get(name, {}) if isinstance(found, dict) else {}
+    if found == {}:
+        return []
+    if not isinstance(found, list) or not all(map(_is_number, found)):
+        raise ValueError(f"{uri}: {'.'.join(path)} of the curves is no list of numbers")
+    return found
+
+
+def _pairs(xs: list[float], ys: list[float]) -> list[tuple[float, float]]:
+    return list(zip(xs, ys, strict=False))
+
+
+def _accuracy(
+    uri: str, curves: Mapping[str, Any], metrics: Mapping[str, Mapping[str, float]]
+) -> list[Chart]:
+    method = curves.get("c2am", {})
+    thresholds = _numbers(uri, method, "threshold")
+    figures = metrics.get("c2am", {})
+    marks = [
+        Mark(value=figures[name], label=f"{text} {figures[name]:.2f}")
+        for name, text in (("threshold", "chosen"), ("oracle_threshold", "oracle's"))
+        if name in figures
+    ]
+    if "gt_known_loc" in metrics.get("centre", {}):
+        best = metrics["centre"]["gt_known_loc"]
+        marks.append(Mark(value=best, label=f"centred box {best:.1f}", is_vertical=False))
+    made = []
+    for key, text in (("max_box_acc", "largest contour"), ("max_box_acc_v2", "any contour")):
+        found = [
+            Series(
+                name=f"IoU ≥ 0.{level[0]}",
+                points=_pairs(thresholds, _numbers(uri, method, key, level)),
+            )
+            for level in _LEVELS
+        ]
+        found = [each for each in found if each.points]
+        if found:
+            made.append(
+                Chart(
+                    title=f"Box accuracy over thresholds, {text}",
+                    description="Percentage of images whose box reaches an IoU, over the map's "
+                    "threshold. Vertical lines mark the threshold that was chosen for "
+                    "GT-known Loc; the horizontal one is the centred box at IoU 0.5.",
+                    x_label="threshold, share of the map's maximum",
+                    y_label="images localized, percent",
+                    series=found,
+                    marks=marks,
+                    y_range=(0, 100),
+                )
+            )
+    return made
+
+
+def _precision(
+    uri: str, curves: Mapping[str, Any], metrics: Mapping[str, Mapping[str, float]]
+) -> list[Chart]:
+    found = []
+    for name, title in _TITLES.items():
+        method = curves.get(name, {})
+        points = _pairs(_numbers(uri, method, "recall"), _numbers(uri, method, "precision"))
+        area = metrics.get(name, {}).get("pxap")
+        if points:
+            text = title if area is None else f"{title}, PxAP {area:.1f}"
+            found.append(Series(name=text, points=points))
+    if not found:
+        return []
+    return [
+        Chart(
+            title="Pixel precision and recall",
+            description="Precision of foreground pixels against their recall, over map "
+            "thresholds from high (left) to low (right). The area below is PxAP.",
+            x_label="recall, percent of foreground pixels",
+            y_label="precision, percent",
+            series=found,
+            y_range=(0, 100),
+        )
+    ]
