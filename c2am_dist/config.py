@@ -391,6 +391,17 @@ PRESETS: dict[str, TrainConfig] = {
 }
 
 
+def flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """A config's tree of mappings as one, by dotted path."""
+    items: dict[str, Any] = {}
+    for name, value in tree.items():
+        if isinstance(value, dict):
+            items |= flat(value, f"{prefix}{name}.")  # type: ignore[reportUnknownArgumentType]
+        else:
+            items[prefix + name] = value
+    return items
+
+
 def to_json(config: Any) -> str:
     """The config as canonical JSON: sorted keys, no spaces."""
     return json.dumps(dataclasses.asdict(config), sort_keys=True, separators=(",", ":"))

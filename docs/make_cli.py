@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from c2am_dist import assumptions, config
+from c2am_dist.sweep import spec
 
 ROOT = Path(__file__).resolve().parents[1]
 INTRODUCTION = """# Command lines
@@ -44,15 +45,17 @@ class Job(NamedTuple):
     script: str
     usage: str
     flags: list[Flag]
+    folder: str = "jobs"
 
 
 def jobs() -> list[Job]:
-    """Every script of jobs/ with its flags, in the order they are used."""
+    """Every script of jobs/ and tune/ with its flags, in the order they are used."""
     prepare, train, label, evaluate = (
         list(flags_of(getattr(config, name)()))
         for name in ("PrepareConfig", "TrainConfig", "LabelConfig", "EvaluateConfig")
     )
     train, label = ([*flags, *flags_of(assumptions.DryRun())] for flags in (train, label))
+    sweeps = list(flags_of(spec.SweepConfig()))
     quickstart, report = _module("quickstart"), _module("report")
     return [
         Job("prepare", "--input URI --output URI --format FORMAT", prepare),
@@ -60,6 +63,7 @@ def jobs() -> list[Job]:
         Job("label", "--checkpoint URI --input URI --output URI", label),
         Job("evaluate", "--labels URI --annotations URI --output metrics.json", evaluate),
         Job("report", "--labels URI --images URI", list(_flags_of_function(report.report))),
+        Job("sweep", "--sweep SWEEP --annotations URI and what train takes", sweeps, "tune"),
         Job("quickstart", "", list(flags_of(quickstart.Quickstart()))),
     ]
 
@@ -120,7 +124,7 @@ def render() -> str:
 
 
 def _section(job: Job) -> str:
-    usage = f"python jobs/{job.script}.py {job.usage}".rstrip()
+    usage = f"python {job.folder}/{job.script}.py {job.usage}".rstrip()
     rows = [
         f"| {_spelling(flag)} | {_values(flag.kind)} | {_default(flag.default)} | "
         f"{_prose(flag.meaning)} |"
@@ -128,7 +132,8 @@ def _section(job: Job) -> str:
     ]
     table = ["| flag | takes | default | meaning |", "|---|---|---|---|", *rows]
     parts = [f"## {job.script}", "", f"```\n{usage}\n```", "", *table, ""]
-    return "\n".join([*parts, _presets()] if job.script == "train" else parts)
+    endings = {"train": [_presets()], "sweep": ["And every flag of [train](#train).", ""]}
+    return "\n".join([*parts, *endings.get(job.script, [])])
 
 
 def _spelling(flag: Flag) -> str:
