@@ -24,6 +24,10 @@ def main() -> int:
     if best is None:
         print(f"error: no trial has finished; {folder}/results.csv says why", file=sys.stderr)
         return 1
+    if num_unfinished := trials["status"].to_pylist().count("unfinished"):
+        print(f"error: {num_unfinished} trials are unfinished; go on by the same command",
+              file=sys.stderr)  # fmt: skip
+        return 1
     print(f"results: {storage.join(folder, 'results.csv')}")
     print(f"best: {best['checkpoint']} ({best['objective']} {best['value']:.4g})")
     return 0

@@ -139,10 +139,14 @@ def _share(
 def _to_score(config: SweepConfig, base: TrainConfig) -> tuple[Annotations | None, list[RowGroup]]:
     """What is known of the images to score, and where they lie."""
     uris = [storage.absolute(uri) for uri in config.annotations or base.data.train]
-    annotations = read_annotations(uris) if config.annotations else None
-    if annotations is not None and not any(annotations.table["boxes"].to_pylist()):
+    row_groups = epoch_plan.limit(shards.index(uris), config.score_images)
+    if not config.annotations:
+        return None, row_groups
+    annotations = read_annotations(uris)
+    if not any(annotations.table["boxes"].to_pylist()):
         raise ValueError(f"annotations: no image of {', '.join(config.annotations)} has a box")
-    return annotations, epoch_plan.limit(shards.index(uris), config.score_images)
+    # Masks are read anew for each image that is scored, and no objective looks at them.
+    return dataclasses.replace(annotations, mask_uris=frozenset()), row_groups
 
 
 def _num_concurrent(config: SweepConfig, base: TrainConfig) -> int:

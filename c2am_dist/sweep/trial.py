@@ -65,6 +65,7 @@ class TrialRun(tune.Trainable):
     def setup(self, config: dict[str, Any], shared: Shared) -> None:  # type: ignore[override]
         # Its run is a matter of a minute, not of hours.
         os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")
+        os.environ.setdefault("RAY_TRAIN_ENABLE_PRINT_PATCH", "0")  # as cli.init_ray does
         logging.getLogger().setLevel(logging.WARNING)
         self._shared = shared
         self._begin(config["trial"])
@@ -83,10 +84,10 @@ class TrialRun(tune.Trainable):
         trial = self._shared.trials[name]
         self._run = storage.join(trial.config.run.storage, name)
         if self._earlier is None:
-            self._thread = threading.Thread(target=self._train, args=(trial,), daemon=True)
+            self._thread = threading.Thread(target=self._fit, args=(trial,), daemon=True)
             self._thread.start()
 
-    def _train(self, trial: Trial) -> None:
+    def _fit(self, trial: Trial) -> None:
         inputs = self._shared.inputs[inputs_key(trial.config)]
         try:
             fit(self._tuned(trial.config, inputs), inputs)
