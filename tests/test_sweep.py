@@ -142,9 +142,11 @@ def _gone(name: str, timeout_s: float = 30) -> bool:
 
 @pytest.mark.slow
 def test_a_trial_that_asha_stops_is_over(ray_cluster: None, base: TrainConfig, tmp_path: Path):
-    base = override(base, {"optim.max_steps": 200, "optim.epochs": 1000.0})
+    longer = {"optim.max_steps": 200, "run.checkpoint_every": 1000, "run.log_every": 20}
+    base = override(base, longer)
+    # The loss of the second, in which all pairs count in full, is far above that of the first.
     config = SweepConfig(
-        sweep=("optim.lr=1e-3,1e-12",), seeds=1, objective="loss", asha=True, asha_grace=0.1
+        sweep=("loss.alpha=5,0",), seeds=1, objective="loss", asha=True, asha_grace=0.1
     )
     rows = job.sweep(config, base).to_pylist()
     assert _gone("RayTrainWorker") and _gone("TrainController")
