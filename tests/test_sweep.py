@@ -156,8 +156,6 @@ def test_a_trial_that_asha_stops_is_over(ray_cluster: None, base: TrainConfig, t
     run = str(tmp_path / "sweep" / "trials" / rows[1]["trial"])
     reached = checkpoint.latest_step(run)
     assert reached is not None and reached < 200, "the run went on"
-    history = json.loads(Path(run, "trial.json").read_text())["history"]
-    assert len(history) == 1 or history[0][1] <= history[-1][1]
     # A killed driver's sweep goes on with ASHA knowing what the trials before had reached.
     Path(run, "trial.json").unlink()
     again = job.sweep(config, base)
