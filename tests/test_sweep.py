@@ -15,7 +15,7 @@ from c2am_dist.config import EvaluateConfig, LabelConfig, TrainConfig, override
 from c2am_dist.evaluation import evaluate
 from c2am_dist.labeling import label
 from c2am_dist.sweep import job, results
-from c2am_dist.sweep.score import FIGURES, score, start_scorers
+from c2am_dist.sweep.score import FIGURES, Scorers
 from c2am_dist.sweep.spec import SweepConfig, plan
 from tests.conftest import BASE
 from tests.processes import Job, own_processes
@@ -86,10 +86,12 @@ def test_a_trial_is_scored_as_labeling_and_evaluation_would(
         )
     )
     annotations, row_groups = job._to_score(SweepConfig(annotations=shards), base)
-    both = [
-        start_scorers(groups, annotations, 100.0)[0] for groups in (row_groups[:2], row_groups[2:])
+    # As on two nodes, each with half of the images.
+    halves = [
+        Scorers.start(groups, annotations, 100.0) for groups in (row_groups[:2], row_groups[2:])
     ]
-    found = score(both, f"{two_workers}/checkpoint")
+    both = Scorers(actors=[half.actors[0] for half in halves], annotations=halves[0].annotations)
+    found = both.score(f"{two_workers}/checkpoint")
     assert {name: found[name] for name in FIGURES} == {
         name: metrics["c2am"][name] for name in FIGURES
     }

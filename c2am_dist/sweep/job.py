@@ -25,7 +25,7 @@ from c2am_dist.evaluation.inputs import Annotations, read_annotations
 from c2am_dist.method.contours import compile_scan
 from c2am_dist.sweep import results
 from c2am_dist.sweep.results import Record
-from c2am_dist.sweep.score import start_scorers
+from c2am_dist.sweep.score import Scorers
 from c2am_dist.sweep.spec import SweepConfig, Trial, absolute, differences, folder_of, plan
 from c2am_dist.sweep.trial import Shared, TrialRun, inputs_key
 from c2am_dist.training import Inputs, read_inputs
@@ -124,7 +124,7 @@ def _share(
             inputs[key] = read_inputs(trial.config)
     annotations, row_groups = _to_score(config, base)
     compile_scan()  # here once, into numba's cache, instead of in every scorer
-    scorers = start_scorers(row_groups, annotations, base.data.max_megapixels)
+    scorers = Scorers.start(row_groups, annotations, base.data.max_megapixels)
     return Shared(
         trials={trial.name: trial for trial in trials},
         inputs=inputs,

@@ -75,24 +75,23 @@ class Scores:
         return found
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class ImagesToScore:
+    """Where they lie, and what is known of them."""
+
+    row_groups: Sequence[RowGroup]
+    annotations: "ray.ObjectRef[Annotations | None]"
+    """Of all row groups that are scored; who starts scorers keeps it, for one that starts anew."""
+    max_megapixels: float
+    """See ``DataConfig``."""
+
+
 class Scorer:
-    """Scores checkpoints on some images, which it decodes once.
+    """Scores checkpoints on some images, which it decodes once."""
 
-    Args:
-        row_groups: where they lie.
-        annotations: reference to what is known of them, or to None.
-        max_megapixels: see ``DataConfig``.
-    """
-
-    def __init__(
-        self,
-        row_groups: Sequence[RowGroup],
-        annotations: "ray.ObjectRef[Annotations | None]",
-        max_megapixels: float,
-    ) -> None:
-        self._row_groups = row_groups
-        self._annotations = ray.get(annotations)
-        self._max_pixels = max_megapixels * 1e6
+    def __init__(self, images: ImagesToScore) -> None:
+        self._images = images
+        self._annotations = ray.get(images.annotations)
         self._size_px, self._blocks = 0, list[dict[str, np.ndarray]]()
 
     def score(self, uri: str) -> Scores:
@@ -127,12 +126,12 @@ class Scorer:
         if self._size_px != size_px:
             self._blocks = [
                 block
-                for group in self._row_groups
+                for group in self._images.row_groups
                 for block in decode_run(
                     _run(group),
                     sizes_px=[size_px],
                     batch_size=batch_size,
-                    max_pixels=self._max_pixels,
+                    max_pixels=self._images.max_megapixels * 1e6,
                 )
             ]
             self._size_px = size_px
@@ -179,22 +178,39 @@ def _agreement(
     return iou(np.array([[one[k] for k in ("x0", "y0", "x1", "y1")]]), np.array([back])).item()
 
 
-def start_scorers(
-    row_groups: Sequence[RowGroup], annotations: Annotations | None, max_megapixels: float
-) -> list[Any]:
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class Scorers:
     """A scorer for each node with CPUs, if there are row groups for it; they share the images."""
-    nodes = sum("CPU" in node["Resources"] for node in ray.nodes() if node["Alive"])
-    number = max(1, min(nodes, len(row_groups)))
-    reference = ray.put(annotations)
-    actor = ray.remote(
-        num_cpus=SOME_CPU, scheduling_strategy="SPREAD", max_restarts=3, max_task_retries=3
-    )(Scorer)
-    return [actor.remote(row_groups[i::number], reference, max_megapixels) for i in range(number)]
 
+    actors: Sequence[Any]
+    annotations: "ray.ObjectRef[Annotations | None]"
 
-def score(scorers: Sequence[Any], uri: str) -> dict[str, float]:
-    """The figures of a checkpoint folder, from all scorers together."""
-    first, *others = ray.get([scorer.score.remote(uri) for scorer in scorers])
-    for each in others:
-        first = first.merge(each)
-    return first.figures()
+    @classmethod
+    def start(
+        cls, row_groups: Sequence[RowGroup], annotations: Annotations | None, max_megapixels: float
+    ) -> "Scorers":
+        """Starts them; needs a connection to Ray."""
+        nodes = sum("CPU" in node["Resources"] for node in ray.nodes() if node["Alive"])
+        number = max(1, min(nodes, len(row_groups)))
+        reference = ray.put(annotations)
+        actor = ray.remote(
+            num_cpus=SOME_CPU, scheduling_strategy="SPREAD", max_restarts=3, max_task_retries=3
+        )(Scorer)
+        actors = [
+            actor.remote(
+                ImagesToScore(
+                    row_groups=row_groups[i::number],
+                    annotations=reference,
+                    max_megapixels=max_megapixels,
+                )
+            )
+            for i in range(number)
+        ]
+        return cls(actors=actors, annotations=reference)
+
+    def score(self, uri: str) -> dict[str, float]:
+        """The figures of a checkpoint folder, from all of them together."""
+        first, *others = ray.get([actor.score.remote(uri) for actor in self.actors])
+        for each in others:
+            first = first.merge(each)
+        return first.figures()

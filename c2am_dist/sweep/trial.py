@@ -12,7 +12,6 @@ import math
 import os
 import threading
 import time
-from collections.abc import Sequence
 from typing import Any
 
 import ray.train
@@ -22,7 +21,7 @@ from c2am_dist import checkpoint, names, storage
 from c2am_dist.config import TrainConfig, override
 from c2am_dist.data import plan
 from c2am_dist.sweep.results import Record
-from c2am_dist.sweep.score import score
+from c2am_dist.sweep.score import Scorers
 from c2am_dist.sweep.spec import Trial
 from c2am_dist.training import Inputs, fit
 from c2am_dist.training.inputs import num_steps
@@ -40,7 +39,7 @@ class Shared:
     trials: dict[str, Trial]
     inputs: dict[tuple[Any, ...], Inputs]
     """By `inputs_key`."""
-    scorers: Sequence[Any]
+    scorers: Scorers
     objective: str
     asha_grace: float | None
     """Share of the schedule between checkpoints to score; None: the end alone is scored."""
@@ -146,7 +145,7 @@ class TrialRun(tune.Trainable):
 
     def _scored(self, status: str, folder: str) -> Record:
         manifest = checkpoint.read_manifest(folder)
-        figures = {"loss": _last_loss(self._run), **score(self._shared.scorers, folder)}
+        figures = {"loss": _last_loss(self._run), **self._shared.scorers.score(folder)}
         if self._shared.objective not in figures:
             raise ValueError("none of the images to score has an annotated box")
         percent = 100 * manifest["step"] / manifest["total_steps"]
