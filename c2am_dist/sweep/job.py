@@ -6,6 +6,7 @@ import os
 import sys
 import tempfile
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numba
@@ -192,7 +193,7 @@ class _Recorder(tune.Callback):
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """A trial's own process was lost too often; the failures of its run are told by itself."""
-        lines = str(trial.get_error() or "its process was lost").strip().splitlines()
+        lines = Path(trial.error_file).read_text().strip().splitlines()
         self._keep(trial, Record(status="failed", reason=names.printable(lines[-1])))
 
     def _keep(self, told: Any, record: Record) -> None:
@@ -252,6 +253,8 @@ def _run_trials(
                 storage_path=scratch,
                 callbacks=[recorder],
                 failure_config=tune.FailureConfig(max_failures=base.run.max_failures),
+                # The run writes its own; Tune would ask a trial's process for one at its end.
+                checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
                 verbose=0,
             ),
         )

@@ -158,7 +158,7 @@ def rank_correlation(trials: pa.Table, one: str, other: str) -> float | None:
 
     None for fewer than three of them, or a column of equals. Equal values share their mean rank.
     """
-    finished = trials.filter(pc.equal(trials["status"], "finished")).select([one, other])
+    finished = trials.filter(pc.field("status") == "finished").select([one, other])
     both = finished.drop_null()
     ranks = [_mean_rank(both[name]) for name in (one, other)]
     if len(both) < 3 or any(np.ptp(rank) == 0 for rank in ranks):
@@ -167,7 +167,10 @@ def rank_correlation(trials: pa.Table, one: str, other: str) -> float | None:
 
 
 def _mean_rank(values: pa.ChunkedArray) -> np.ndarray:
-    low, high = (pc.rank(values, tiebreaker=rule).to_numpy() for rule in ("min", "max"))
+    low, high = (
+        pc.rank(values, tiebreaker=rule).to_numpy()  # type: ignore
+        for rule in ("min", "max")
+    )
     return (low + high) / 2
 
 
