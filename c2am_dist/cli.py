@@ -16,9 +16,11 @@ import tyro
 
 from c2am_dist import names
 from c2am_dist.assumptions import DryRun, PlanConfig
+from c2am_dist.config import PRESETS, TrainConfig
 from c2am_dist.forecast import Cluster
 
 Config = TypeVar("Config")
+Other = TypeVar("Other")
 
 
 def parse(
@@ -29,18 +31,36 @@ def parse(
     Raises:
         ValueError: it assumes something and is no dry run.
     """
+    config, dry_run = parse_both(default, DryRun(), arguments, description)
+    if dry_run.dry_run:
+        return config, dry_run.plan
+    if dry_run.plan != PlanConfig():
+        raise ValueError("--plan flags go with --dry-run alone")
+    return config, None
+
+
+def parse_both(
+    first: Config, second: Other, arguments: Sequence[str], description: str | None
+) -> tuple[Config, Other]:
+    """Two configs, whose fields must have different names, from one command line."""
     unprefixed: Any = tyro.conf.arg(name="")
     fields = [
         (name, Annotated[type(value), unprefixed], dataclasses.field(default=value))
-        for name, value in {"config": default, "dry_run": DryRun()}.items()
+        for name, value in {"first": first, "second": second}.items()
     ]
     both: Any = dataclasses.make_dataclass("Job", fields, frozen=True, kw_only=True)
     parsed = tyro.cli(both, args=arguments, description=description)
-    if parsed.dry_run.dry_run:
-        return parsed.config, parsed.dry_run.plan
-    if parsed.dry_run.plan != PlanConfig():
-        raise ValueError("--plan flags go with --dry-run alone")
-    return parsed.config, None
+    return parsed.first, parsed.second
+
+
+def training_default(arguments: Sequence[str]) -> TrainConfig:
+    """What training's flags change: the preset that they name, else the usual one."""
+    preset = "custom"
+    for position, argument in enumerate(arguments):
+        flag, _, value = argument.partition("=")
+        if flag == "--preset":
+            preset = value or " ".join(arguments[position + 1 : position + 2])
+    return PRESETS.get(preset, PRESETS["custom"])  # tyro refuses an unknown one by name
 
 
 def run(main: Callable[[], int | None]) -> NoReturn:

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from c2am_dist import assumptions, config
+from c2am_dist.sweep import spec
 
 ROOT = Path(__file__).resolve().parents[1]
 INTRODUCTION = """# Command lines
@@ -44,15 +45,17 @@ class Job(NamedTuple):
     script: str
     usage: str
     flags: list[Flag]
+    folder: str = "jobs"
 
 
 def jobs() -> list[Job]:
-    """Every script of jobs/ with its flags, in the order they are used."""
+    """Every script of jobs/ and tune/ with its flags, in the order they are used."""
     names = ("PrepareConfig", "TrainConfig", "LabelConfig", "EvaluateConfig", "ExportConfig")
     prepare, train, label, evaluate, export = (
         list(flags_of(getattr(config, name)())) for name in names
     )
     train, label = ([*flags, *flags_of(assumptions.DryRun())] for flags in (train, label))
+    sweeps = list(flags_of(spec.SweepConfig()))
     quickstart, report = _module("quickstart"), _module("report")
     to_report = "--labels URI --images URI --output sheet.png|report.html|FOLDER"
     return [
@@ -62,6 +65,7 @@ def jobs() -> list[Job]:
         Job("evaluate", "--labels URI --annotations URI --output metrics.json", evaluate),
         Job("export", "--labels URI --images URI --output URI --format FORMAT", export),
         Job("report", to_report, list(_flags_of_function(report.report))),
+        Job("sweep", "--sweep SWEEP --annotations URI and what train takes", sweeps, "tune"),
         Job("quickstart", "", list(flags_of(quickstart.Quickstart()))),
     ]
 
@@ -122,7 +126,7 @@ def render() -> str:
 
 
 def _section(job: Job) -> str:
-    usage = f"python jobs/{job.script}.py {job.usage}".rstrip()
+    usage = f"python {job.folder}/{job.script}.py {job.usage}".rstrip()
     rows = [
         f"| {_spelling(flag)} | {_values(flag.kind)} | {_default(flag.default)} | "
         f"{_prose(flag.meaning)} |"
@@ -130,7 +134,8 @@ def _section(job: Job) -> str:
     ]
     table = ["| flag | takes | default | meaning |", "|---|---|---|---|", *rows]
     parts = [f"## {job.script}", "", f"```\n{usage}\n```", "", *table, ""]
-    return "\n".join([*parts, _presets()] if job.script == "train" else parts)
+    endings = {"train": [_presets()], "sweep": ["And every flag of [train](#train).", ""]}
+    return "\n".join([*parts, *endings.get(job.script, [])])
 
 
 def _spelling(flag: Flag) -> str:

@@ -4,18 +4,12 @@ import sys
 
 from c2am_dist import cli
 from c2am_dist.assumptions import PlanConfig
-from c2am_dist.config import PRESETS, TrainConfig
+from c2am_dist.config import TrainConfig
 
 
 def parse(arguments: list[str]) -> tuple[TrainConfig, PlanConfig | None]:
     """What flags give, on top of the preset they name; a plan makes it a dry run."""
-    preset = "custom"
-    for position, argument in enumerate(arguments):
-        flag, _, value = argument.partition("=")
-        if flag == "--preset":
-            preset = value or " ".join(arguments[position + 1 : position + 2])
-    default = PRESETS.get(preset, PRESETS["custom"])  # tyro refuses an unknown one by name
-    return cli.parse(default, arguments, __doc__)
+    return cli.parse(cli.training_default(arguments), arguments, __doc__)
 
 
 def main() -> int:

@@ -127,6 +127,7 @@ def test_the_command_line_is_the_documented_one():
 def cli_flags() -> list[str]:
     from c2am_dist.assumptions import DryRun
     from c2am_dist.config import EvaluateConfig, ExportConfig, PrepareConfig
+    from c2am_dist.sweep.spec import SweepConfig
 
     roots = {
         "train": [TrainConfig(), DryRun()],
@@ -134,6 +135,7 @@ def cli_flags() -> list[str]:
         "label": [LabelConfig(), DryRun()],
         "evaluate": [EvaluateConfig()],
         "export": [ExportConfig()],
+        "sweep": [SweepConfig()],  # and train's
     }
     return [
         f"{job} {flag}"

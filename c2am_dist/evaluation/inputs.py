@@ -145,17 +145,21 @@ def _places(ids: pa.ChunkedArray, among: pa.ChunkedArray) -> pa.ChunkedArray:
 
 @storage.retrying
 def read_unit(unit: Unit, annotations: Annotations) -> list[dict[str, Any]]:
-    """The unit's label rows that have annotations, joined with them.
+    """The unit's label rows that have annotations, joined with them as by :func:`join`."""
+    with _open(unit.uri) as file:
+        columns = _label_columns(file.schema_arrow)
+        labels = file.read_row_group(unit.row_group, columns=columns)
+    labels = labels.slice(unit.start, unit.num_rows)
+    return join(shards.conform(unit.uri, labels, columns, schema.LABELS), annotations)
+
+
+def join(labels: pa.Table, annotations: Annotations) -> list[dict[str, Any]]:
+    """The label rows that have annotations, joined with them.
 
     Each row holds ``image_id``, ``error``, ``pseudo_boxes``, ``size`` and ``label_size``
     ((height, width); the latter of the label, or of nulls), ``boxes`` (int n 4, or None where
     unknown), ``split``, ``activation_map`` and ``mask`` (encoded, or None).
     """
-    with _open(unit.uri) as file:
-        columns = _label_columns(file.schema_arrow)
-        labels = file.read_row_group(unit.row_group, columns=columns)
-    labels = labels.slice(unit.start, unit.num_rows)
-    labels = shards.conform(unit.uri, labels, columns, schema.LABELS)
     places = _places(labels["image_id"], annotations.table["image_id"])
     is_known = places.is_valid()
     known = annotations.table.take(places.filter(is_known)).to_pylist()

@@ -1,5 +1,6 @@
 """Training: ``fit(config)`` starts the workers, ``loop.py`` is what each of them does."""
 
 from c2am_dist.training.fit import FitResult, dry_run, fit
+from c2am_dist.training.inputs import Inputs, read_inputs
 
-__all__ = ["FitResult", "dry_run", "fit"]
+__all__ = ["FitResult", "Inputs", "dry_run", "fit", "read_inputs"]

@@ -2,29 +2,24 @@
 
 import dataclasses
 import functools
-import hashlib
 import json
 import logging
-import math
-import os
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import ray
 import ray.train
 from ray.train.torch import TorchTrainer
-from torch import Tensor
 
 from c2am_dist import checkpoint, forecast, storage
 from c2am_dist.assumptions import PlanConfig
 from c2am_dist.config import TrainConfig, flat, to_json
-from c2am_dist.data import plan, shards, stream
-from c2am_dist.data.shards import RowGroup
+from c2am_dist.data import plan, stream
 from c2am_dist.forecast import Cluster, Forecast, ImageSet, Schedule, Workers
-from c2am_dist.method import encoders
 from c2am_dist.method.flops import footprint
-from c2am_dist.training import tracking
+from c2am_dist.training import inputs, tracking
+from c2am_dist.training.inputs import Inputs
 from c2am_dist.training.loop import Job, TrainingStopped, worker_loop
 from c2am_dist.training.rendezvous import LoopbackTorchConfig
 
@@ -55,8 +50,12 @@ class FitResult:
     """The final checkpoint's manifest: step, polarity, digest."""
 
 
-def fit(config: TrainConfig) -> FitResult:
+def fit(config: TrainConfig, shared: Inputs | None = None) -> FitResult:
     """Trains to the end of the schedule, from the run's latest checkpoint where it has one.
+
+    Args:
+        config: the run.
+        shared: what :func:`read_inputs` read for this or another run of the same inputs.
 
     Raises:
         FileNotFoundError, ValueError: the shards, weights or config are unusable, or the run
@@ -73,7 +72,7 @@ def fit(config: TrainConfig) -> FitResult:
         return FitResult(run=run, checkpoint=final, manifest=checkpoint.read_manifest(final))
     if config.run.tracker:
         tracking.find_hook(config.run.tracker)
-    job = _plan_job(config, run)
+    job = _plan_job(config, run, shared or inputs.read_inputs(config))
     if checkpoint.latest_step(run) != job.total_steps:  # it may have been killed right after
         _train(job)
     checkpoint.copy(checkpoint.step_folder(run, job.total_steps), final)
@@ -89,14 +88,14 @@ def dry_run(config: TrainConfig, plan_config: PlanConfig, cluster: Cluster) -> F
     config.check_complete()
     run = storage.absolute(storage.join(config.run.storage, config.run.name))
     _refuse_other_config(run, config)
-    found = _row_groups(config)
+    found = inputs.find_row_groups(config)
     row_groups = plan.limit(found, config.data.limit)
     images = ImageSet(
         num_images=sum(group.num_rows for group in row_groups),
         num_bytes=sum(group.num_bytes for group in row_groups),
         image_bytes=sum(group.num_bytes for group in found) / sum(g.num_rows for g in found),
     )
-    total_steps = _steps(config, row_groups)[1]
+    total_steps = inputs.num_steps(config, row_groups)[1]
     if storage.exists(storage.join(run, "checkpoint", "manifest.json")):
         steps = 0
     else:
@@ -137,25 +136,10 @@ def expected(
     return forecast.training(config.run.name, images, schedule, workers)
 
 
-def _row_groups(config: TrainConfig) -> list[RowGroup]:
-    columns = ["image_id", "image", *(["label"] if config.method == "classifier" else [])]
-    return shards.index([storage.absolute(uri) for uri in config.data.train], columns=columns)
-
-
-def _steps(config: TrainConfig, row_groups: Sequence[RowGroup]) -> tuple[int, int]:
-    """Steps of an epoch, and of the whole run."""
-    per_epoch = plan.steps_per_epoch(row_groups, batch_size=config.optim.batch_size)
-    total_steps = math.ceil(per_epoch * config.optim.epochs)
-    if config.optim.max_steps is not None:
-        total_steps = min(total_steps, config.optim.max_steps)
-    return per_epoch, total_steps
-
-
-def _plan_job(config: TrainConfig, run: str) -> Job:
-    row_groups = plan.limit(_row_groups(config), config.data.limit)
-    per_epoch, total_steps = _steps(config, row_groups)
-    weights, sha256 = _encoder_weights(config)
-    if weights is None and config.method == "c2am":
+def _plan_job(config: TrainConfig, run: str, found: Inputs) -> Job:
+    row_groups = plan.limit(found.row_groups, config.data.limit)
+    per_epoch, total_steps = inputs.num_steps(config, row_groups)
+    if not found.has_weights and config.method == "c2am":
         logger.warning(
             "model.weights none: from a random encoder the map may follow the image border "
             "instead of its content; pretrain one first (--method classifier)"
@@ -172,8 +156,8 @@ def _plan_job(config: TrainConfig, run: str) -> Job:
         classes=stream.classes_of(row_groups) if config.method == "classifier" else [],
         steps_per_epoch=per_epoch,
         total_steps=total_steps,
-        encoder_weights=ray.put(weights),
-        weights_sha256=sha256,
+        encoder_weights=found.encoder_weights,
+        weights_sha256=found.weights_sha256,
     )
 
 
@@ -287,34 +271,6 @@ def _shares(config: TrainConfig, resources: Mapping[str, float]) -> tuple[bool, 
         share = resources.get("CPU", 0) / 2 / config.scaling.max_workers
         cpus = 1.0 if use_gpu or not share else round(share, 2)
     return use_gpu, cpus
-
-
-def _encoder_weights(config: TrainConfig) -> tuple[dict[str, Tensor] | None, str]:
-    """The state dict ``model.weights`` names, checked against the encoder, and its SHA-256."""
-    uri = config.model.weights
-    if uri == "none":
-        return None, ""
-    if storage.exists(uri):
-        if storage.info(uri).is_file:
-            data = storage.read_bytes(uri)
-            state, sha256 = encoders.read_state_dict(data, uri), hashlib.sha256(data).hexdigest()
-        else:
-            restored, sha256 = checkpoint.load(uri)
-            state = restored.model
-    elif "/" in uri or "." in os.path.basename(uri).replace("_Weights.", ""):
-        raise FileNotFoundError(f"model.weights: {uri}: no such file")
-    else:
-        state = encoders.torchvision_state_dict(config.model.encoder, uri)
-        sha256 = ""
-    try:
-        report = encoders.load_weights(encoders.build_encoder(config.model.encoder), state)
-    except ValueError as error:
-        raise ValueError(f"model.weights: {uri}: {error}") from error
-    print(
-        f"{uri}: {len(report.matched)} keys matched, {len(report.missing)} missing, "
-        f"{len(report.unexpected)} not of the encoder"
-    )
-    return state, sha256
 
 
 def _refuse_other_config(run: str, config: TrainConfig) -> None:

@@ -1,0 +1,1 @@
+"""Sweeps: many trainings with Ray Tune, scored and compared; ``job.sweep`` runs one."""
