@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from c2am_dist import object_store, storage
+from c2am_dist import object_store, retries, storage
 from jobs.local_s3 import LocalS3
 from tests.fault_proxy import FaultProxy, Kind
 from tests.object_store.objects import DATA, put
@@ -116,7 +116,10 @@ def test_many_readers_get_whole_objects_from_a_store_that_fails_a_third_of_the_t
     assert all(fault.injected for fault in faults)
 
 
-def test_a_server_that_is_killed_and_comes_back_is_waited_for(s3: LocalS3, bucket: str):
+def test_a_server_that_is_killed_and_comes_back_is_waited_for(
+    s3: LocalS3, bucket: str, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(retries, "PATIENCE_S", 60.0)  # on a busy machine it starts slowly
     put(s3, f"{bucket}/a/in")
     read(s3, bucket)
     s3.kill()
