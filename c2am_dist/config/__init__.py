@@ -1,0 +1,53 @@
+"""What each job can be told: frozen dataclasses, presets, and overrides by dotted path.
+
+The command lines are made from these trees (tyro reads the docstrings below each field),
+and the resolved tree is stored as JSON in checkpoints and Parquet metadata. Values are
+checked on construction; an error names the dotted path. Credentials never belong here.
+"""
+
+from c2am_dist.config.jobs import (
+    EvaluateConfig,
+    ExportConfig,
+    ExportFormat,
+    LabelConfig,
+    PrepareConfig,
+)
+from c2am_dist.config.train import (
+    PRESETS,
+    DataConfig,
+    EncoderName,
+    HeadInit,
+    LossConfig,
+    Method,
+    ModelConfig,
+    OptimConfig,
+    Preset,
+    RunConfig,
+    ScalingConfig,
+    TrainConfig,
+)
+from c2am_dist.config.tree import digest, flat, override, to_json
+
+__all__ = [
+    "PRESETS",
+    "DataConfig",
+    "EncoderName",
+    "EvaluateConfig",
+    "ExportConfig",
+    "ExportFormat",
+    "HeadInit",
+    "LabelConfig",
+    "LossConfig",
+    "Method",
+    "ModelConfig",
+    "OptimConfig",
+    "PrepareConfig",
+    "Preset",
+    "RunConfig",
+    "ScalingConfig",
+    "TrainConfig",
+    "digest",
+    "flat",
+    "override",
+    "to_json",
+]
