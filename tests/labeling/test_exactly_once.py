@@ -23,7 +23,7 @@ class Labeling(Job):
 
     def __init__(self, checkpoint: Path, images: Path, output: Path) -> None:
         flags = f"--checkpoint {checkpoint} --input {images} --output {output}"
-        flags += f" --batch-size {BATCH} --size-px {SIZE_PX}"
+        flags += f" --batch-size {BATCH} --size-px {SIZE_PX} --num-actors 1"
         log = output.with_name("log")
         super().__init__("label", flags.split(), log, ray.get_runtime_context().gcs_address)
         self.output = output
