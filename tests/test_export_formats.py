@@ -285,7 +285,7 @@ def test_label_studio_finds_images_in_a_bucket(tmp_path: Path, bucket: str):
 
 
 def test_fiftyone_finds_its_coco_layout(exported: Callable[..., Path]):
-    """The layout of COCODetectionDataset (FiftyOne itself loaded this set: docs/export.md)."""
+    """The layout of COCODetectionDataset, by its documents; FiftyOne itself is not run."""
     out = exported("fiftyone")
     content = json.loads((out / "labels.json").read_bytes())
     listed = {image["file_name"] for image in content["images"]}
