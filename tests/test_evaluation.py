@@ -265,6 +265,9 @@ def test_job_joins_files_and_writes_json_table_and_threshold(tmp_path: Path, ray
     assert metrics["c2am"]["num_missing"] == metrics["c2am"]["num_extra"] == 1
     assert metrics["c2am"]["gt_known_loc"] == 100
     table = (tmp_path / "out/metrics.md").read_text()
+    curves = json.loads((tmp_path / "out/metrics.curves.json").read_text())
+    assert max(curves["c2am"]["max_box_acc"]["50"]) == metrics["c2am"]["oracle_gt_known_loc"]
+    assert curves["config"]["output"] == config.output
     assert table == markdown(metrics) and "| gt_known_loc | 100.0 |" in table
     stored = json.loads((tmp_path / "checkpoint/threshold.json").read_text())
     assert stored["threshold"] == metrics["c2am"]["oracle_threshold"]

@@ -9,7 +9,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from c2am_dist import __version__, checkpoint, storage
+from c2am_dist import __version__, storage
 from c2am_dist.config import TrainConfig, to_json
 from c2am_dist.report.page import Section, Table, Text, json_lines
 
@@ -61,6 +61,8 @@ def run_section(uri: str, labeled_by: set[str]) -> Section:
         CheckpointError: the checkpoint is incomplete or corrupt.
         ValueError: ``config.json`` is no JSON object.
     """
+    from c2am_dist import checkpoint  # and with it torch: seconds, which only runs are worth
+
     notes, rows, texts = [], [("run", storage.absolute(uri))], []
     content, has_checkpoint = _config(uri), _has_checkpoint(uri)
     if not (content or has_checkpoint):
@@ -108,6 +110,8 @@ def _object(text: str) -> dict[str, Any]:
 
 
 def _has_checkpoint(uri: str) -> bool:
+    from c2am_dist import checkpoint
+
     try:
         return bool(checkpoint.find(uri))
     except FileNotFoundError:
