@@ -184,8 +184,10 @@ def _provenance(config: LabelConfig, folder: str, loaded: Checkpoint, sha256: st
     for doubt in doubts(loaded.polarity_margin, loaded.border_lock):
         logger.warning("%s: %s", folder, doubt)
     threshold, source = _threshold(config, folder)
-    # Where rows go and how many actors make them changes nothing in them.
-    config = dataclasses.replace(config, output="", num_actors=None, use_gpu=None)
+    # Where rows go, how many actors make them and how many may fail changes nothing in them.
+    config = dataclasses.replace(
+        config, output="", num_actors=None, use_gpu=None, max_error_fraction=1.0
+    )
     return Provenance(
         threshold=threshold,
         threshold_source=source,
