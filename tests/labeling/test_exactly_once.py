@@ -45,7 +45,7 @@ def undisturbed(
 ) -> Path:
     """A finished label folder."""
     output = tmp_path_factory.mktemp("labels") / "undisturbed"
-    changes = {"batch_size": BATCH, "size_px": SIZE_PX, "num_actors": None}
+    changes = {"batch_size": BATCH, "size_px": SIZE_PX}
     config = make_config(trained, images, output, **changes)
     assert label(config).num_new == NUM_IMAGES
     return output
