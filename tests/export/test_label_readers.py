@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
+from tests.files import ROOT
 from tests.labeled import Labeled, picture, write_set
 
-ROOT = Path(__file__).resolve().parents[1]
 SECTION = (ROOT / "docs/data.md").read_text().split("### In other tools\n")[1].split("\n#")[0]
 LINES = dict(re.findall(r"^\| (\w+) \| `(.+?)` \|", SECTION, re.MULTILINE))
 SCORES = {"a": [0.5], "b": [], "c": [0.75, 0.25], "bad": None, "d": [1.0]}

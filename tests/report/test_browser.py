@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from c2am_dist.report import write_report
-from tests import report_set
-from tests.report_set import write_set
+from tests.report import sets
+from tests.report.sets import write_set
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="no browser tests: no playwright")
 from playwright.sync_api import Browser, Page, expect  # noqa: E402
@@ -46,9 +46,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         str(root / "report"),
         labels=[made.labels],
         images=[made.images],
-        metrics=report_set.write_evaluation(root / "evaluation"),
-        run=report_set.write_run(root / "run"),
-        sweep=report_set.write_sweep(root / "sweep"),
+        metrics=sets.write_evaluation(root / "evaluation"),
+        run=sets.write_run(root / "run"),
+        sweep=sets.write_sweep(root / "sweep"),
         command="python jobs/report.py",
     )
     return root / "report"
@@ -171,7 +171,7 @@ def test_the_worst_and_the_most_uncertain_come_first_when_asked(report: Page):
 def test_filters_keep_what_they_say(report: Page):
     status = report.get_by_role("status")
     report.get_by_label("Show").select_option("miss")
-    wrong = [i for i in range(NUM_IMAGES) if i in (777, 888) or report_set.iou_of(i) < 0.5]
+    wrong = [i for i in range(NUM_IMAGES) if i in (777, 888) or sets.iou_of(i) < 0.5]
     expect(status).to_have_text(f"Images 1 to 60 of {len(wrong)} that match, of {NUM_IMAGES}")
     report.get_by_label("Show").select_option("error")
     assert ids(report) == [image(777)]

@@ -1,0 +1,204 @@
+"""What a report counts, and shows of scores, training and sweeps."""
+
+import re
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from c2am_dist import checkpoint, schema, storage
+from c2am_dist.evaluation import curves
+from c2am_dist.evaluation.job import summarise
+from c2am_dist.evaluation.tally import Tally
+from c2am_dist.method import images
+from c2am_dist.report import figures, publish, rows
+from c2am_dist.report.overview import Overview
+from tests.report import sets
+from tests.report.pages import Parsed, make, of
+from tests.report.sets import iou_of, write_set
+from tests.test_untrusted_files import content
+
+# Counts
+
+
+def test_labels_without_images_are_counted(tmp_path: Path):
+    made = write_set(tmp_path, 30, shard_images=12)
+    page = make(tmp_path / "report", labels=[made.labels])
+    assert re.search(r"images</th><td>30<", page) and 'id="gallery"' not in page
+    assert "Score of the boxes" in page and "<script" not in page
+    assert "IoU of the first box" not in page, "no box is known"
+
+
+def test_histograms_count_every_label_once(tmp_path: Path):
+    made = write_set(tmp_path, 40, shard_images=15)
+    overview = Overview()
+    files = storage.expand([made.labels])
+    for row in rows.scan(files, rows.files_by_name([made.images])):
+        overview.add(row)
+    counts = {name: histogram.counts for name, histogram in overview.histograms.items()}
+    assert all(each.sum() == 40 for each in counts.values())
+    assert counts["score"][15] == 40  # 0.75
+    assert counts["size"][int(20 * 1600 / 4800)] == 40
+    bins = [min((40 - i) * 20 // (40 + i), 19) for i in range(40)]
+    assert counts["iou"].tolist() == [bins.count(each) for each in range(20)]
+    assert overview.num_hits == sum(iou_of(i) >= 0.5 for i in range(40))
+
+
+# Scores, training, sweeps
+
+
+def tally_of(num_images: int) -> Tally:
+    rng = np.random.default_rng(0)
+    tally = Tally.empty()
+    for index in range(num_images):
+        x0, y0 = (int(value) for value in rng.integers(0, 20, 2))
+        activation = np.zeros((15, 20), np.float32)
+        activation[y0 // 4 : y0 // 4 + 8, x0 // 4 : x0 // 4 + 8] = rng.uniform(0.2, 1, (8, 8))
+        mask = np.zeros(sets.SIZE, np.uint8)
+        mask[y0 : y0 + 30, x0 : x0 + 30] = 1
+        tally.add(
+            {
+                "image_id": str(index),
+                "error": None,
+                "pseudo_boxes": [],
+                "activation_map": images.encode_png16(activation),
+                "label_size": sets.SIZE,
+                "size": sets.SIZE,
+                "boxes": [[x0, y0, x0 + 30, y0 + 30]],
+                "split": "val",
+                "mask": cv2.imencode(".png", mask)[1].tobytes(),
+            }
+        )
+    return tally
+
+
+def test_the_curves_are_those_of_the_figures():
+    tally = tally_of(12)
+    found, metrics = curves.curves(tally), summarise(tally)
+    for method, setting in (("c2am", "threshold"), ("centre", "side")):
+        accuracy = found[method]["max_box_acc"]["50"]
+        assert max(accuracy) == metrics[method]["oracle_gt_known_loc"]
+        at = found[method][setting].index(round(metrics[method][f"oracle_{setting}"], 4))
+        assert accuracy[at] == max(accuracy)
+        recall, precision = (np.array(found[method][name]) for name in ("recall", "precision"))
+        area = (precision * np.diff(recall, prepend=0)).sum() / 100
+        assert area == pytest.approx(metrics[method]["pxap"], abs=1e-9)
+    any_contour = [max(found["c2am"]["max_box_acc_v2"][level]) for level in ("30", "50", "70")]
+    assert np.mean(any_contour) == pytest.approx(metrics["c2am"]["oracle_max_box_acc_v2"])
+
+
+def test_the_report_finds_the_curves_of_an_evaluation(tmp_path: Path):
+    uri = sets.write_evaluation(tmp_path)
+    assert Path(curves.uri_beside(uri)).exists()
+    page = make(tmp_path / "report", metrics=uri)
+    assert "chosen 0.31" in page and "PxAP 71.5" in page and "centred box 56.9" in page
+    assert "python jobs/evaluate.py --labels labels --annotations shards" in page
+    assert re.search(r"num_images</th><td>12,000</td><td>12,000<", page)
+    assert figures._FORMAT == curves.FORMAT
+
+
+def test_metrics_without_curves_say_so(tmp_path: Path):
+    uri = sets.write_evaluation(tmp_path)
+    (tmp_path / "metrics.curves.json").unlink()
+    page = make(tmp_path / "report", metrics=uri)
+    assert "metrics.curves.json is not there" in page and "<svg" not in page
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("metrics.json", "[1]", r"metrics\.json: corrupt: not a JSON object"),
+        ("metrics.json", '{"c2am": 3}', r"metrics\.json: 'c2am' is no object of numbers"),
+        ("metrics.curves.json", '{"format": 9}', r"curves\.json: not of format 1"),
+        ("metrics.curves.json", '{"format": 1, "c2am": {"threshold": ["a"]}}', "no list of num"),
+    ],
+)
+def test_files_that_are_no_evaluation_are_refused(
+    tmp_path: Path, name: str, text: str, message: str
+):
+    uri = sets.write_evaluation(tmp_path)
+    (tmp_path / name).write_text(text)
+    with pytest.raises(ValueError, match=message):
+        make(tmp_path / "report", metrics=uri)
+
+
+def test_a_run_shows_its_curves_and_where_it_comes_from(tmp_path: Path):
+    run = sets.write_run(tmp_path / "run")
+    saved = checkpoint.Checkpoint(**content(config='{"loss": {"alpha": 0.25}}', border_lock=0.95))
+    sha256 = checkpoint.save(f"{run}/checkpoint", saved)
+    made = write_set(tmp_path, 2, label=lambda row: row | {"checkpoint_sha256": sha256})
+    page = make(tmp_path / "report", run=run, **of(made))
+    for text in (sha256, "0.95", "Loss and its terms", "Waiting for data", "by this checkpoint"):
+        assert text in page
+    assert "--data.train s3://bucket/train" in page and "--loss.alpha 0.25" in page
+    assert "1 images could not be decoded" in page
+    other = make(tmp_path / "other", run=run, **of(write_set(tmp_path / "other-labels", 2)))
+    assert "by another checkpoint" in other
+
+
+def test_a_cut_off_last_row_is_no_error_and_a_corrupt_one_is_named(tmp_path: Path):
+    run = Path(sets.write_run(tmp_path / "run"))
+    text = (run / "metrics.jsonl").read_text()
+    (run / "metrics.jsonl").write_text(text + '{"step": 51, "lo')
+    assert "Loss and its terms" in make(tmp_path / "report", run=str(run))
+    (run / "metrics.jsonl").write_text("{\n" + text)
+    with pytest.raises(ValueError, match=r"metrics\.jsonl: line 1 is not JSON"):
+        make(tmp_path / "report", run=str(run))
+
+
+def test_a_loss_that_is_not_finite_is_left_out(tmp_path: Path):
+    run = Path(sets.write_run(tmp_path / "run"))
+    with open(run / "metrics.jsonl", "a") as file:
+        file.write('{"step": 600, "loss": NaN}\n{"step": 610, "loss": Infinity}\n')
+    page = make(tmp_path / "report", run=str(run))
+    assert not re.search(r" d=\"[^\"]*(nan|inf)", page) and "Infinity" not in page
+
+
+def test_a_sweep_shows_means_and_spread_and_what_failed(tmp_path: Path):
+    page = make(tmp_path / "report", sweep=sets.write_sweep(tmp_path / "sweep"))
+    text = Parsed(page).text
+    assert "6 trials over loss.alpha." in text and "1 of them came to no value" in text
+    assert "51 ± 1.4" in text and "61 ± 1.4" in text  # two seeds, 2 apart
+    assert "loss is nan" in text and "python jobs/train.py --loss.alpha 3" in text
+    assert "GT-known Loc over loss.alpha" in text and "MaxBoxAccV2 over loss.alpha" in text
+
+
+def test_a_sweep_of_names_and_a_second_field_has_a_line_for_each(tmp_path: Path):
+    trials = [
+        {"trial": f"{init}{alpha}", "model.head_init": init, "loss.alpha": alpha,
+         "objective": "map_agreement", "value": alpha + len(init)}
+        for init in ("kaiming_normal", "uniform")
+        for alpha in (0.001, 0.1)
+    ]  # fmt: skip
+    page = make(tmp_path / "report", sweep=sets.write_sweep(tmp_path / "sweep", trials))
+    text = Parsed(page).text
+    assert "map_agreement over model.head_init" in text
+    assert "model.head_init kaiming_normal" in text and "loss.alpha 0.001" in text
+
+
+def test_a_sweep_without_results_is_named(tmp_path: Path):
+    (tmp_path / "sweep").mkdir()
+    with pytest.raises(FileNotFoundError, match=r"sweep/results\.parquet"):
+        make(tmp_path / "report", sweep=str(tmp_path / "sweep"))
+    pq.write_table(pa.table({"x": [1]}), tmp_path / "sweep" / "results.parquet")
+    with pytest.raises(ValueError, match="column 'trial' is missing"):
+        make(tmp_path / "report", sweep=str(tmp_path / "sweep"))
+
+
+def test_the_label_command_is_what_differs_from_the_defaults(tmp_path: Path):
+    made = write_set(tmp_path, 1)
+    page = make(tmp_path / "report", labels=[made.labels])
+    command = f"python jobs/label.py --checkpoint runs/a --input shards --output {made.labels}"
+    assert all(part in page for part in (command.rpartition(" --output")[0], "--max-boxes 2"))
+
+
+# What each needs of schema is what schema has
+
+
+def test_the_columns_of_a_row_are_those_of_the_labels():
+    assert set(sets.label_row(0, "s")) == set(schema.LABELS.names)
+    assert set(rows._COLUMNS) < set(schema.LABELS.names)
+    assert publish.is_single("a/B.HTML") and not publish.is_single("s3://bucket/report")
