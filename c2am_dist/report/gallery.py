@@ -13,6 +13,7 @@ import cv2
 import numpy as np
 import simplejpeg
 
+from c2am_dist import schema
 from c2am_dist.data import shards
 from c2am_dist.method import images
 from c2am_dist.report import page, rows
@@ -140,11 +141,11 @@ def _maps(uri: str, wanted: dict[str, Row]) -> dict[str, dict[str, Any]]:
     there = shards.read_schema(uri).names
     columns = [name for name in ("image_id", "activation_map", "background_cue") if name in there]
     found: dict[str, dict[str, Any]] = {}
-    for index in range(rows.num_groups(uri)):
-        ids = {label["image_id"] for label in rows.read_labels(uri, index, ["image_id"])}
+    for group in rows.groups(uri):
+        ids = set(shards.read(group, ["image_id"], schema.LABELS)["image_id"].to_pylist())
         if ids.isdisjoint(wanted):
             continue
-        for label in rows.read_labels(uri, index, columns):
+        for label in shards.read(group, columns, schema.LABELS).to_pylist():
             if label["image_id"] in wanted:
                 found[label["image_id"]] = _grids(label)
     return found

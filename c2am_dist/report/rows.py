@@ -78,8 +78,8 @@ def scan(files: Sequence[storage.File], known: dict[str, list[str]]) -> Iterator
     for file in files:
         names = _shard_names(file.uri)
         notes = _notes([uri for name in sorted(names) for uri in known.get(name, [])])
-        for index in range(num_groups(file.uri)):
-            for label in read_labels(file.uri, index, _COLUMNS):
+        for group in groups(file.uri):
+            for label in shards.read(group, _COLUMNS, schema.LABELS).to_pylist():
                 truths, name = notes.get(label["image_id"], (None, None))
                 yield Row(place, file.uri, label, truths, name)
                 place += 1
@@ -94,21 +94,9 @@ def _shard_names(uri: str) -> set[str]:
     return set(shards.conform(uri, table, ["shard"], schema.LABELS)["shard"].unique().to_pylist())
 
 
-@storage.retrying
-def num_groups(uri: str) -> int:
-    """How many row groups a Parquet file has."""
-    filesystem, path = storage.resolve(uri)
-    with pq.ParquetFile(path, filesystem=filesystem) as file:
-        return file.num_row_groups
-
-
-@storage.retrying
-def read_labels(uri: str, index: int, columns: Sequence[str]) -> list[dict[str, Any]]:
-    """The rows of one row group of a label file."""
-    filesystem, path = storage.resolve(uri)
-    with pq.ParquetFile(path, filesystem=filesystem) as file:
-        table = file.read_row_group(index, columns=list(columns))
-    return shards.conform(uri, table, columns, schema.LABELS).to_pylist()
+def groups(uri: str) -> list[shards.RowGroup]:
+    """The row groups of a label file."""
+    return shards.index([uri], columns=("image_id",), expected=schema.LABELS, allow_empty=True)
 
 
 def _notes(uris: Sequence[str]) -> dict[str, tuple[list[Box] | None, str | None]]:

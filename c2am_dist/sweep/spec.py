@@ -6,22 +6,21 @@ import json
 import re
 import shlex
 from collections.abc import Iterator, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from c2am_dist import storage
 from c2am_dist.config import PRESETS, TrainConfig, flat, override, to_json
 from c2am_dist.sweep import space
 
-Objective = Literal[
-    "auto", "gt_known_loc", "max_box_acc_v2",
-    "loss", "confidence", "map_spread", "flip_agreement", "polarity_margin", "border_lock",
-]  # fmt: skip
-ANNOTATED = ("gt_known_loc", "max_box_acc_v2")
+Annotated = Literal["gt_known_loc", "max_box_acc_v2"]
 """Objectives that need boxes."""
-LABEL_FREE = (
-    "loss", "confidence", "map_spread", "flip_agreement", "polarity_margin", "border_lock",
-)  # fmt: skip
+LabelFree = Literal[
+    "loss", "confidence", "map_spread", "flip_agreement", "polarity_margin", "border_lock"
+]
 """Criteria that need none; every table holds them all."""
+Objective = Literal["auto", Annotated, LabelFree]
+ANNOTATED: tuple[str, ...] = get_args(Annotated)
+LABEL_FREE: tuple[str, ...] = get_args(LabelFree)
 SMALLER_IS_BETTER = ("loss", "border_lock")
 MAX_TRIALS = 10_000
 
