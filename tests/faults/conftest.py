@@ -18,8 +18,12 @@ def between(s3: LocalS3) -> Iterator[FaultProxy]:
 
 
 @pytest.fixture(scope="package")
-def cluster(s3: LocalS3, between: FaultProxy) -> Iterator[Cluster]:
-    """A head that offers no CPU, and two worker nodes; all reach the store by the proxy."""
+def cluster(ray_cluster: None, s3: LocalS3, between: FaultProxy) -> Iterator[Cluster]:
+    """A head that offers no CPU, and two worker nodes; all reach the store by the proxy.
+
+    After the session's Ray, which switches token authentication on for the jobs that tests start:
+    a cluster without it would take their refusals for actors out of scope.
+    """
     with pytest.MonkeyPatch.context() as patch:
         reached = {"AWS_ENDPOINT_URL": between.endpoint}
         for name, value in (s3.environment | reached | ENVIRONMENT).items():

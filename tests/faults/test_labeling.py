@@ -17,7 +17,7 @@ from tests.processes import Job, own_processes
 
 pytestmark = [pytest.mark.cluster, pytest.mark.slow]
 
-NUM_IMAGES, NUM_SHARDS = 160, 8
+NUM_IMAGES, NUM_SHARDS = 320, 8  # half a minute of work, to lose things in the middle of
 
 
 class Labeling(Job):
@@ -25,7 +25,7 @@ class Labeling(Job):
 
     def __init__(self, cluster: Cluster, trained: Path, shards: str, output: str, log: Path):
         flags = f"--checkpoint {trained} --input {shards} --output {output}"
-        flags += " --batch-size 4 --size-px 128 --num-actors 2"
+        flags += " --batch-size 4 --size-px 192 --num-actors 2"
         super().__init__("label", flags.split(), log, cluster.address)
         self.output = output
 
