@@ -56,19 +56,23 @@ def golden(shared: Path) -> Path:
 
 
 @pytest.fixture(scope="session")
-def ray_cluster():
-    """One local Ray of two CPUs for the whole session; starting one takes seconds."""
+def ray_cluster(request: pytest.FixtureRequest) -> Iterator[None]:
+    """One local Ray for the whole session, starting one takes seconds; it reaches ``s3``."""
     import ray
 
-    ray.init(
-        address="local",  # not one that another test has started
-        num_cpus=4,
-        include_dashboard=True,
-        dashboard_host="127.0.0.1",
-        object_store_memory=512 * 2**20,
-        log_to_driver=False,
-        configure_logging=False,
-    )
+    with pytest.MonkeyPatch.context() as patch:
+        if local_s3.weed() is not None:
+            for name, value in request.getfixturevalue("s3").environment.items():
+                patch.setenv(name, value)
+        ray.init(
+            address="local",  # not one that another test has started
+            num_cpus=4,
+            include_dashboard=True,
+            dashboard_host="127.0.0.1",
+            object_store_memory=512 * 2**20,
+            log_to_driver=False,
+            configure_logging=False,
+        )
     yield
     ray.shutdown()
 
