@@ -144,7 +144,8 @@ def _gone(name: str, timeout_s: float = 30) -> bool:
 
 @pytest.mark.slow
 def test_a_trial_that_asha_stops_is_over(ray_cluster: None, base: TrainConfig, tmp_path: Path):
-    longer = {"optim.max_steps": 200, "run.checkpoint_every": 1000, "run.log_every": 20}
+    # A row of metrics would come after the first rung, if the trial did not see to it.
+    longer = {"optim.max_steps": 200, "run.checkpoint_every": 1000, "run.log_every": 1000}
     base = override(base, longer)
     # The loss of the second, in which all pairs count in full, is far above that of the first.
     config = SweepConfig(

@@ -71,6 +71,10 @@ def test_an_expression_says_which_values_a_field_takes(expression: str, values: 
         ("run.seed=0,1", "run.seed cannot be swept: --seeds says"),
         ("run.name=a,b", "run.name cannot be swept"),
         ("loss=1", "'loss' is no field"),
+        ("method=c2am,classifier", "method cannot be swept: .* only c2am has any"),
+        ("optim.lr=1e-5:1e-2:*inf", "a range is first:last:step"),
+        ("optim.lr=1e-5:1e-2:inf", "a range is first:last:step"),
+        ("optim.lr=1e-5:1e-2:nan", "a range is first:last:step"),
     ],
 )
 def test_what_cannot_be_swept_is_refused_by_name(expression: str, message: str):
@@ -103,6 +107,13 @@ def test_values_that_do_not_go_together_are_refused_before_anything_starts():
     sweep = SweepConfig(sweep=("optim.batch_size=4,256", "optim.accumulation=1,8"))
     with pytest.raises(ValueError, match=r"'optim.accumulation': 8.*optim.batch_size must be >="):
         plan(sweep, BASE)
+
+
+@pytest.mark.parametrize("path", ["data.train", "model.weights"])
+@pytest.mark.parametrize("values", ["", "a,"])
+def test_an_empty_value_of_what_must_be_given_is_refused(path: str, values: str):
+    with pytest.raises(ValueError, match=rf"sweep: .*{path} must be given"):
+        plan(SweepConfig(sweep=(f"{path}={values}",)), BASE)
 
 
 def test_a_value_cannot_lead_a_trial_out_of_its_folder():

@@ -19,7 +19,7 @@ from c2am_dist.assumptions import PlanConfig
 from c2am_dist.config import TrainConfig, override
 from c2am_dist.forecast import Cluster
 from c2am_dist.training import dry_run, fit
-from c2am_dist.training.loop import TrainingStopped
+from c2am_dist.training.failures import TrainingStopped
 from c2am_dist.training.methods import METHODS
 from tests.processes import own_processes
 

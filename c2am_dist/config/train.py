@@ -224,7 +224,8 @@ class TrainConfig:
 
     def check_complete(self) -> None:
         """Raises ValueError naming the first field that has no default and was not given."""
-        require(bool(self.data.train), "data.train", "given (--data.train URI)", "")
+        is_given = bool(self.data.train) and all(self.data.train)
+        require(is_given, "data.train", "given (--data.train URI)", "")
         require(bool(self.model.weights), "model.weights", "given (a name, a URI or 'none')", "")
         require(bool(self.run.name), "run.name", "given (--run.name NAME)", "")
 

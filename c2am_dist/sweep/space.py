@@ -34,6 +34,7 @@ _OURS = {
     "run.storage": "the sweep's runs lie in its own folder",
     "run.seed": "--seeds says how many there are",
     "preset": "a preset is where the sweep starts from",
+    "method": "trials are compared by their maps, and only c2am has any",
 }
 
 
@@ -128,6 +129,8 @@ def _range(path: str, text: str) -> list[float]:
             count = math.log(last / first) / math.log(step)
         else:
             count = (last - first) / step
+        if not math.isfinite(step):
+            raise ValueError(by)
     except (ValueError, ZeroDivisionError) as error:
         raise ValueError(
             f"sweep: {path}={text}: a range is first:last:step or first:last:*factor"

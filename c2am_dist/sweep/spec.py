@@ -135,9 +135,11 @@ def _trial(number: str, point: dict[str, Any], seed: int, base: TrainConfig) -> 
         "run.storage": storage.join(folder_of(base), "trials"),
     }
     try:
-        return Trial(name=name, values=point, config=override(base, point | ours))
+        config = override(base, point | ours)
+        config.check_complete()
     except ValueError as error:
         raise ValueError(f"sweep: {point}: {error}") from error
+    return Trial(name=name, values=point, config=config)
 
 
 def _told(value: Any) -> str:

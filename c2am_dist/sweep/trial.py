@@ -6,7 +6,6 @@ at all: whoever looks there sees what a killed driver, too, would find.
 
 import contextlib
 import dataclasses
-import json
 import logging
 import math
 import os
@@ -25,6 +24,7 @@ from c2am_dist.sweep.score import Scorers
 from c2am_dist.sweep.spec import Trial
 from c2am_dist.training import Inputs, fit
 from c2am_dist.training.inputs import num_steps
+from c2am_dist.training.progress import rows_until
 
 POLL_S = 0.5
 """Between two looks at the run."""
@@ -89,34 +89,25 @@ class TrialRun(tune.Trainable):
     def _fit(self, trial: Trial) -> None:
         inputs = self._shared.inputs[inputs_key(trial.config)]
         try:
-            fit(self._tuned(trial.config, inputs), inputs)
+            row_groups = plan.limit(inputs.row_groups, trial.config.data.limit)
+            total_steps = num_steps(trial.config, row_groups)[1]
+            fit(tuned(trial.config, self._shared, total_steps), inputs)
         except Exception as error:  # whatever it is, other trials go on
             self._failure = reason_of(error)
-
-    def _tuned(self, config: TrainConfig, inputs: Inputs) -> TrainConfig:
-        """The config with what changes no result: its share of CPUs, checkpoints for ASHA."""
-        changes: dict[str, Any] = {}
-        if config.scaling.cpus_per_worker is None and self._shared.cpus_per_worker is not None:
-            changes["scaling.cpus_per_worker"] = self._shared.cpus_per_worker
-        if self._shared.asha_grace is not None:
-            total = num_steps(config, plan.limit(inputs.row_groups, config.data.limit))[1]
-            every = max(1, math.floor(total * self._shared.asha_grace))
-            changes["run.checkpoint_every"] = min(every, config.run.checkpoint_every)
-        return override(config, changes)
 
     def step(self) -> dict[str, Any]:
         """The next result: of a new checkpoint, where ASHA wants one, or of the run's end."""
         if self._earlier is not None:
             return self._replayed(self._earlier)
-        while self._thread.is_alive():
-            self._thread.join(POLL_S)
-            if self._shared.asha_grace is not None and self._thread.is_alive():
-                with contextlib.suppress(FileNotFoundError):  # a later one took its place
-                    if found := self._at_checkpoint():
-                        return found
         try:
+            while self._thread.is_alive():
+                self._thread.join(POLL_S)
+                if self._shared.asha_grace is not None and self._thread.is_alive():
+                    with contextlib.suppress(FileNotFoundError):  # a later one took its place
+                        if found := self._at_checkpoint():
+                            return found
             return self._ending()
-        except (ValueError, OSError) as error:  # of the scoring
+        except (ValueError, OSError) as error:  # of the scoring: training again would not help
             self._failure = reason_of(error)
             return self._ending()
 
@@ -145,7 +136,8 @@ class TrialRun(tune.Trainable):
 
     def _scored(self, status: str, folder: str) -> Record:
         manifest = checkpoint.read_manifest(folder)
-        figures = {"loss": _last_loss(self._run), **self._shared.scorers.score(folder)}
+        loss = loss_at(self._run, manifest["step"])
+        figures = {"loss": loss, **self._shared.scorers.score(folder)}
         if self._shared.objective not in figures:
             raise ValueError("none of the images to score has an annotated box")
         percent = 100 * manifest["step"] / manifest["total_steps"]
@@ -180,10 +172,33 @@ class TrialRun(tune.Trainable):
         return told
 
 
-def _last_loss(run: str) -> float:
-    """The loss of the run's last row of metrics."""
-    rows = storage.read_bytes(storage.join(run, "metrics.jsonl")).splitlines()
-    return json.loads(rows[-1])["loss"]
+def tuned(config: TrainConfig, shared: Shared, total_steps: int) -> TrainConfig:
+    """The config with what changes no result: its share of CPUs, checkpoints for ASHA.
+
+    Each checkpoint is then preceded by a row of metrics, since its loss is a figure.
+    """
+    changes: dict[str, Any] = {}
+    if config.scaling.cpus_per_worker is None and shared.cpus_per_worker is not None:
+        changes["scaling.cpus_per_worker"] = shared.cpus_per_worker
+    if shared.asha_grace is not None:
+        first_rung = max(1, math.floor(total_steps * shared.asha_grace))
+        every = min(first_rung, config.run.checkpoint_every)
+        changes["run.checkpoint_every"] = every
+        changes["run.log_every"] = min(every, config.run.log_every)
+    return override(config, changes)
+
+
+def loss_at(run: str, step: int) -> float:
+    """The loss of the run's last row of metrics up to a step.
+
+    Raises:
+        ValueError: there is none.
+    """
+    uri = storage.join(run, "metrics.jsonl")
+    rows = rows_until(uri, step)
+    if not rows:
+        raise ValueError(f"{uri}: no row up to step {step}")
+    return rows[-1]["loss"]
 
 
 def reason_of(error: BaseException) -> str:

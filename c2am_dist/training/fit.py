@@ -19,8 +19,9 @@ from c2am_dist.data import plan, stream
 from c2am_dist.forecast import Cluster, Forecast, ImageSet, Schedule, Workers
 from c2am_dist.method.flops import footprint
 from c2am_dist.training import inputs, tracking
+from c2am_dist.training.failures import NoRepetition, TrainingStopped
 from c2am_dist.training.inputs import Inputs
-from c2am_dist.training.loop import Job, TrainingStopped, worker_loop
+from c2am_dist.training.loop import Job, worker_loop
 from c2am_dist.training.rendezvous import LoopbackTorchConfig
 
 logger = logging.getLogger(__name__)
@@ -60,8 +61,8 @@ def fit(config: TrainConfig, shared: Inputs | None = None) -> FitResult:
     Raises:
         FileNotFoundError, ValueError: the shards, weights or config are unusable, or the run
             exists with another config; the message names the culprit.
-        TrainingStopped: the loss is not finite or the map collapsed; the last good checkpoint
-            stays.
+        TrainingStopped: the loss is not finite, the map collapsed or memory was short; the last
+            good checkpoint stays.
     """
     config.check_complete()
     run = storage.absolute(storage.join(config.run.storage, config.run.name))
@@ -182,23 +183,8 @@ def _run_workers(job: Job) -> str | None:
             logger.warning("training goes on after its workers failed: %s", error)
         except ray.train.ControllerError as error:
             if isinstance(error.controller_failure, ValueError | OSError):
-                raise error.controller_failure from error  # see _NoRepetition
+                raise error.controller_failure from error  # see NoRepetition
             raise
-
-
-class _NoRepetition(ray.train.UserCallback):
-    """Ends training on what a restart of the workers would only run into again.
-
-    Lost workers, nodes and connections raise other errors, and those do deserve a restart.
-    """
-
-    def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
-        for error in worker_exceptions.values():
-            cause = getattr(error, "cause", None) or error  # a task's error comes wrapped
-            is_lost = isinstance(cause, ConnectionError | TimeoutError)
-            if isinstance(cause, ValueError | OSError) and not is_lost:
-                logging.disable()  # this is Ray's controller, and the driver reports the error
-                raise cause
 
 
 def _trainer(job: Job, scratch: str) -> TorchTrainer:
@@ -214,7 +200,7 @@ def _trainer(job: Job, scratch: str) -> TorchTrainer:
         run_config=ray.train.RunConfig(
             storage_path=scratch,
             name="run",
-            callbacks=[_NoRepetition()],
+            callbacks=[NoRepetition()],
             failure_config=ray.train.FailureConfig(max_failures=job.config.run.max_failures),
             logging_config=ray.train.LoggingConfig(log_level="WARNING"),
             worker_runtime_env={} if scaling.use_gpu else {"env_vars": KEEP_FREED_MEMORY},

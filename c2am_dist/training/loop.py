@@ -23,6 +23,7 @@ from c2am_dist.data import stream
 from c2am_dist.data.shards import RowGroup
 from c2am_dist.data.stream import Part
 from c2am_dist.method import encoders, optim
+from c2am_dist.training.failures import TrainingStopped
 from c2am_dist.training.methods import METHODS, Autocast, Model
 from c2am_dist.training.polarity import MapSurvey, survey
 from c2am_dist.training.progress import RunLog, Window
@@ -42,10 +43,6 @@ class Job:
     encoder_weights: "ray.ObjectRef[dict[str, Tensor] | None]"
     """Reference to the encoder's state dict, or to None for random weights."""
     weights_sha256: str
-
-
-class TrainingStopped(ValueError):
-    """Training cannot go on: the loss is not finite, or the map has collapsed."""
 
 
 def worker_loop(settings: dict[str, Any]) -> dict[str, Any]:

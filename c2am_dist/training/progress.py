@@ -95,7 +95,7 @@ class RunLog:
         self.is_local = "://" not in job.run
         self.folder = job.run if self.is_local else tempfile.mkdtemp(prefix="c2am-log-")
         os.makedirs(self.folder, exist_ok=True)
-        kept = [json.dumps(row) + "\n" for row in _rows_until(self.uri, start_step)]
+        kept = [json.dumps(row) + "\n" for row in rows_until(self.uri, start_step)]
         path = storage.join(self.folder, "metrics.jsonl")
         storage.write_bytes(path, "".join(kept).encode())  # no moment without the kept rows
         self.file = open(path, "a", buffering=1)
@@ -165,7 +165,8 @@ def _naming(uri: str) -> Iterator[None]:
         raise storage.named(uri, error) from error
 
 
-def _rows_until(uri: str, step: int) -> list[dict[str, float]]:
+def rows_until(uri: str, step: int) -> list[dict[str, float]]:
+    """The rows of metrics up to a step."""
     if step == 0 or not storage.exists(uri):
         return []
     rows = []
