@@ -117,12 +117,16 @@ def bounded(size_bytes: int) -> int:
 
 
 def read(bucket: str, key: str, offset: int, size_bytes: int | None) -> tuple[bytes, int]:
-    """One request: what really came, and how long the object is."""
+    """One request: what really came, and how long the object is.
+
+    A negative offset asks for that many last bytes, or for all where there are fewer.
+    """
     client = _client(bucket)
     last = "" if size_bytes is None else offset + size_bytes - 1
+    span = f"bytes={offset}-{last}" if offset >= 0 else f"bytes={offset}"
     with _boto_errors():
         try:
-            answer = client.get_object(Bucket=bucket, Key=key, Range=f"bytes={offset}-{last}")
+            answer = client.get_object(Bucket=bucket, Key=key, Range=span)
         except client.exceptions.ClientError as error:
             if error.response["Error"]["Code"] != "InvalidRange":
                 raise

@@ -24,7 +24,7 @@ from typing import IO, Any
 import pyarrow as pa
 import pyarrow.fs as pafs
 
-from c2am_dist import object_store
+from c2am_dist import object_file, object_store
 from c2am_dist.retries import MissingError as MissingError
 from c2am_dist.retries import StorageError as StorageError
 from c2am_dist.retries import TruncatedError
@@ -52,8 +52,8 @@ class File:
 def resolve(uri: str) -> tuple[pafs.FileSystem, str]:
     """The filesystem of a URI and the path in it; a path without scheme is a local one.
 
-    Object keys are taken as they are, spaces, ``#`` and ``%`` included. The filesystem sends
-    single requests again, but reads that have to succeed belong in a `retrying` function.
+    Object keys are taken as they are, spaces, ``#`` and ``%`` included. Files are to be read by
+    `open_input` and the like: a filesystem of S3's takes a short answer for whole.
 
     Raises:
         ValueError: nothing like a URI, one with credentials in it, or of an unknown scheme.
@@ -265,6 +265,30 @@ def read_range(uri: str, *, offset: int, size_bytes: int) -> bytes:
     if len(data) != size_bytes:
         raise TruncatedError(f"{len(data)} of {size_bytes} bytes at {offset} came")
     return data
+
+
+@retrying
+def open_input(uri: str) -> pa.NativeFile:
+    """A file to read from any place, such as Parquet's reader does; to be closed.
+
+    What it reads of an S3 object is what `read_range` gives: pyarrow's own file fills up a short
+    answer with zeros, and a column of images would take them. Opening asks for the object's size
+    and its tail at once.
+
+    Raises:
+        FileNotFoundError: nothing is there; the message names the URI.
+    """
+    filesystem, path = resolve(uri)
+    if not isinstance(filesystem, pafs.S3FileSystem):
+        return filesystem.open_input_file(path)
+    tail, size_bytes = _read(uri, -object_file.TAIL_BYTES, None)
+    if len(tail) != min(size_bytes, object_file.TAIL_BYTES):
+        raise TruncatedError(f"{len(tail)} of the last {object_file.TAIL_BYTES} bytes came")
+
+    def read(offset: int, size_bytes: int) -> bytes:
+        return read_range(uri, offset=offset, size_bytes=size_bytes)
+
+    return pa.PythonFile(object_file.ObjectFile(size_bytes, tail, read), mode="r")
 
 
 def read_json(uri: str) -> dict[str, Any]:
