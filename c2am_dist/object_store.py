@@ -156,3 +156,17 @@ def delete(bucket: str, prefix: str) -> None:
             answer = client.delete_objects(Bucket=bucket, Delete={"Objects": keys}) if keys else {}
             for refused in answer.get("Errors", ()):
                 raise OSError(f"AWS Error {refused['Code']} ({refused['Key']})")
+
+
+def abort_uploads(bucket: str, prefix: str) -> None:
+    """Deletes the parts of uploads that were never finished, of all keys with a prefix."""
+    client = _client(bucket)
+    with _boto_errors():
+        pages = client.get_paginator("list_multipart_uploads").paginate(
+            Bucket=bucket, Prefix=prefix
+        )
+        for found in [upload for page in pages for upload in page.get("Uploads", ())]:
+            with contextlib.suppress(client.exceptions.NoSuchUpload):  # it has ended meanwhile
+                client.abort_multipart_upload(
+                    Bucket=bucket, Key=found["Key"], UploadId=found["UploadId"]
+                )

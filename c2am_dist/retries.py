@@ -25,6 +25,7 @@ _TRANSIENT = frozenset(
     "requesttimeout operationaborted networkconnection endpointconnectionerror connectionerror "
     "connectionclosederror connecttimeouterror readtimeouterror httpclienterror "
     "responsestreamingerror incompletereaderror "
+    "nosuchupload "  # of a part: somebody swept it away, and the whole is sent again
     "unavailable deadlineexceeded resourceexhausted internal aborted".split()
 )
 _ELSEWHERE = "the bucket is in another region than AWS_REGION or the profile says"

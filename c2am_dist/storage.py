@@ -12,6 +12,7 @@ import dataclasses
 import fnmatch
 import functools
 import json
+import logging
 import os
 import re
 import shutil
@@ -25,6 +26,7 @@ import pyarrow as pa
 import pyarrow.fs as pafs
 
 from c2am_dist import object_file, object_store
+from c2am_dist.names import printable
 from c2am_dist.retries import MissingError as MissingError
 from c2am_dist.retries import StorageError as StorageError
 from c2am_dist.retries import TruncatedError
@@ -38,6 +40,7 @@ _SECRET = re.compile(
 )
 _GLOB = re.compile(r"[*?\[]")
 _PARTIAL = ".partial"
+_log = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True, slots=True, order=True)
@@ -378,15 +381,27 @@ def _bucket_and_key(path: str) -> tuple[str, str]:
 
 
 def sweep(folder: str) -> None:
-    """Deletes what writers that were killed left below a folder: hidden files that never appeared.
+    """Deletes what writers that were killed left below a folder, and nobody sees.
 
-    Only for folders in which nobody writes now. An object store shows nothing of them.
+    Hidden files of a disk, parts of S3's uploads. Only for folders in which nobody writes now:
+    what is written there at this moment has to be written again.
     """
     filesystem, path = resolve(folder)
     if isinstance(filesystem, pafs.LocalFileSystem):
         for parent, _, names in os.walk(path):
             for each in fnmatch.filter(names, f".*{_PARTIAL}"):
                 os.unlink(os.path.join(parent, each))
+    elif isinstance(filesystem, pafs.S3FileSystem):
+        try:
+            _abort_uploads(folder)
+        except StorageError as error:  # a store that knows none, or does not let us look
+            _log.warning("parts of uploads may stay: %s", printable(str(error)))
+
+
+@retrying
+def _abort_uploads(folder: str) -> None:
+    bucket, key = _bucket_and_key(resolve(folder)[1])
+    object_store.abort_uploads(bucket, f"{key}/" if key else "")
 
 
 def delete_folder(uri: str) -> None:
