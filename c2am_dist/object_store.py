@@ -117,12 +117,16 @@ def bounded(size_bytes: int) -> int:
 
 
 def read(bucket: str, key: str, offset: int, size_bytes: int | None) -> tuple[bytes, int]:
-    """One request: what really came, and how long the object is."""
+    """One request: what really came, and how long the object is.
+
+    A negative offset asks for that many last bytes, or for all where there are fewer.
+    """
     client = _client(bucket)
     last = "" if size_bytes is None else offset + size_bytes - 1
+    span = f"bytes={offset}-{last}" if offset >= 0 else f"bytes={offset}"
     with _boto_errors():
         try:
-            answer = client.get_object(Bucket=bucket, Key=key, Range=f"bytes={offset}-{last}")
+            answer = client.get_object(Bucket=bucket, Key=key, Range=span)
         except client.exceptions.ClientError as error:
             if error.response["Error"]["Code"] != "InvalidRange":
                 raise
@@ -152,3 +156,17 @@ def delete(bucket: str, prefix: str) -> None:
             answer = client.delete_objects(Bucket=bucket, Delete={"Objects": keys}) if keys else {}
             for refused in answer.get("Errors", ()):
                 raise OSError(f"AWS Error {refused['Code']} ({refused['Key']})")
+
+
+def abort_uploads(bucket: str, prefix: str) -> None:
+    """Deletes the parts of uploads that were never finished, of all keys with a prefix."""
+    client = _client(bucket)
+    with _boto_errors():
+        pages = client.get_paginator("list_multipart_uploads").paginate(
+            Bucket=bucket, Prefix=prefix
+        )
+        for found in [upload for page in pages for upload in page.get("Uploads", ())]:
+            with contextlib.suppress(client.exceptions.NoSuchUpload):  # it has ended meanwhile
+                client.abort_multipart_upload(
+                    Bucket=bucket, Key=found["Key"], UploadId=found["UploadId"]
+                )

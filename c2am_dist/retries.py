@@ -25,6 +25,7 @@ _TRANSIENT = frozenset(
     "requesttimeout operationaborted networkconnection endpointconnectionerror connectionerror "
     "connectionclosederror connecttimeouterror readtimeouterror httpclienterror "
     "responsestreamingerror incompletereaderror "
+    "nosuchupload "  # of a part: somebody swept it away, and the whole is sent again
     "unavailable deadlineexceeded resourceexhausted internal aborted".split()
 )
 _ELSEWHERE = "the bucket is in another region than AWS_REGION or the profile says"
@@ -64,8 +65,8 @@ def retrying(function: Callable[_P, _T]) -> Callable[_P, _T]:
     """A whole operation, safe to repeat, that survives what is transient in an object store.
 
     Throttling, 5xx, lost connections, timeouts and short answers are tried again, with random
-    waits that grow, for `PATIENCE_S`. For what reads or writes through `storage.resolve`;
-    the first argument is the URI, or has it as ``.uri``. Local files are tried once.
+    waits that grow, for `PATIENCE_S`. The first argument is the URI, or has it as ``.uri``.
+    Local files are tried once.
 
     Raises:
         StorageError: one that trying again would not mend, with the URI.
@@ -120,7 +121,8 @@ def named(uri: str, error: OSError, tries: int = 1) -> StorageError:
     if isinstance(error, StorageError):
         return error
     code = _code(error)
-    if isinstance(error, FileNotFoundError) or code in ("nosuchkey", "nosuchbucket"):
+    # 404 alone is SeaweedFS's answer where the end of an object is asked for.
+    if isinstance(error, FileNotFoundError) or code in ("nosuchkey", "nosuchbucket", "404"):
         return MissingError(f"{uri}: no such {'bucket' if code == 'nosuchbucket' else 'file'}")
     if error.errno:
         return StorageError(error.errno, f"{uri}: {os.strerror(error.errno)}")

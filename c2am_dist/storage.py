@@ -12,6 +12,7 @@ import dataclasses
 import fnmatch
 import functools
 import json
+import logging
 import os
 import re
 import shutil
@@ -24,7 +25,8 @@ from typing import IO, Any
 import pyarrow as pa
 import pyarrow.fs as pafs
 
-from c2am_dist import object_store
+from c2am_dist import object_file, object_store
+from c2am_dist.names import printable
 from c2am_dist.retries import MissingError as MissingError
 from c2am_dist.retries import StorageError as StorageError
 from c2am_dist.retries import TruncatedError
@@ -38,6 +40,7 @@ _SECRET = re.compile(
 )
 _GLOB = re.compile(r"[*?\[]")
 _PARTIAL = ".partial"
+_log = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True, slots=True, order=True)
@@ -52,8 +55,8 @@ class File:
 def resolve(uri: str) -> tuple[pafs.FileSystem, str]:
     """The filesystem of a URI and the path in it; a path without scheme is a local one.
 
-    Object keys are taken as they are, spaces, ``#`` and ``%`` included. The filesystem sends
-    single requests again, but reads that have to succeed belong in a `retrying` function.
+    Object keys are taken as they are, spaces, ``#`` and ``%`` included. Files are to be read by
+    `open_input` and the like: a filesystem of S3's takes a short answer for whole.
 
     Raises:
         ValueError: nothing like a URI, one with credentials in it, or of an unknown scheme.
@@ -267,6 +270,30 @@ def read_range(uri: str, *, offset: int, size_bytes: int) -> bytes:
     return data
 
 
+@retrying
+def open_input(uri: str) -> pa.NativeFile:
+    """A file to read from any place, such as Parquet's reader does; to be closed.
+
+    What it reads of an S3 object is what `read_range` gives: pyarrow's own file fills up a short
+    answer with zeros, and a column of images would take them. Opening asks for the object's size
+    and its tail at once.
+
+    Raises:
+        FileNotFoundError: nothing is there; the message names the URI.
+    """
+    filesystem, path = resolve(uri)
+    if not isinstance(filesystem, pafs.S3FileSystem):
+        return filesystem.open_input_file(path)
+    tail, size_bytes = _read(uri, -object_file.TAIL_BYTES, None)
+    if len(tail) != min(size_bytes, object_file.TAIL_BYTES):
+        raise TruncatedError(f"{len(tail)} of the last {object_file.TAIL_BYTES} bytes came")
+
+    def read(offset: int, size_bytes: int) -> bytes:
+        return read_range(uri, offset=offset, size_bytes=size_bytes)
+
+    return pa.PythonFile(object_file.ObjectFile(size_bytes, tail, read), mode="r")
+
+
 def read_json(uri: str) -> dict[str, Any]:
     """The JSON object that a file holds; raises as `read_bytes`, ValueError where it holds none."""
     try:
@@ -354,15 +381,27 @@ def _bucket_and_key(path: str) -> tuple[str, str]:
 
 
 def sweep(folder: str) -> None:
-    """Deletes what writers that were killed left below a folder: hidden files that never appeared.
+    """Deletes what writers that were killed left below a folder, and nobody sees.
 
-    Only for folders in which nobody writes now. An object store shows nothing of them.
+    Hidden files of a disk, parts of S3's uploads. Only for folders in which nobody writes now:
+    what is written there at this moment has to be written again.
     """
     filesystem, path = resolve(folder)
     if isinstance(filesystem, pafs.LocalFileSystem):
         for parent, _, names in os.walk(path):
             for each in fnmatch.filter(names, f".*{_PARTIAL}"):
                 os.unlink(os.path.join(parent, each))
+    elif isinstance(filesystem, pafs.S3FileSystem):
+        try:
+            _abort_uploads(folder)
+        except StorageError as error:  # a store that knows none, or does not let us look
+            _log.warning("parts of uploads may stay: %s", printable(str(error)))
+
+
+@retrying
+def _abort_uploads(folder: str) -> None:
+    bucket, key = _bucket_and_key(resolve(folder)[1])
+    object_store.abort_uploads(bucket, f"{key}/" if key else "")
 
 
 def delete_folder(uri: str) -> None:

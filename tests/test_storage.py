@@ -1,13 +1,15 @@
 """URIs to files: what a file, a folder, a glob and a list name; whole files or none."""
 
 import errno
+import random
 import re
+import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from c2am_dist import storage
+from c2am_dist import retries, storage
 
 
 def touch(*paths: Path) -> None:
@@ -198,3 +200,26 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path):
         raise RuntimeError("the writer died")
     assert storage.read_bytes(uri) == b"old"
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_waits_between_tries_are_random_below_a_bound_that_doubles(
+    monkeypatch: pytest.MonkeyPatch,
+):
+    monkeypatch.setattr(retries, "BACKOFF_S", 0.5)
+    random.seed(0)
+    bounds = [0.5, 1, 2, 4, 8, 16, 20, 20]
+    rounds: list[list[float]] = []
+    monkeypatch.setattr(time, "sleep", lambda seconds: rounds[-1].append(seconds))
+
+    @storage.retrying
+    def busy(uri: str) -> None:
+        if len(rounds[-1]) < len(bounds):
+            raise OSError("AWS Error SLOW_DOWN during GetObject: Please reduce your rate")
+
+    for _ in range(100):
+        rounds.append([])
+        busy("s3://bucket/key")
+    for bound, waits in zip(bounds, zip(*rounds, strict=True), strict=True):
+        assert 0 <= min(waits) < 0.1 * bound  # clients that failed together come back apart
+        assert 0.9 * bound < max(waits) <= bound
+        assert len(set(waits)) == 100

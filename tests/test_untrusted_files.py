@@ -16,7 +16,8 @@ import torch
 
 from c2am_dist import checkpoint, schema
 from c2am_dist.checkpoint import Checkpoint, CheckpointError
-from c2am_dist.data import shards
+from c2am_dist.config import DataConfig
+from c2am_dist.data import shards, stream
 from c2am_dist.evaluation import inputs
 from c2am_dist.evaluation.tally import Tally
 from c2am_dist.labeling import write
@@ -149,6 +150,28 @@ def test_metadata_that_steers_a_terminal_is_shown_escaped(tmp_path: Path):
         write.check([file], provenance)
     text = str(getattr(refused.value, "cause", refused.value))
     assert r"'\x1b[2J�xxx" in text and text.isprintable() and len(text) < 500
+
+
+def test_an_id_that_steers_a_terminal_is_logged_escaped(caplog: pytest.LogCaptureFixture):
+    ids = pa.array(["\x1b[2J" + "long" * 100_000, "\u202egood"])
+    chunk = pa.table(
+        {
+            "first_part": [0],
+            "epoch": [0],
+            "image_id": pa.ListArray.from_arrays([0, 2], ids),
+            "image": pa.ListArray.from_arrays([0, 2], pa.array([b"no image", JPEG])),
+        }
+    )
+    data = DataConfig(resize_px=32, crop_px=32)
+    (part,) = stream._decode_chunk(chunk, data=data, seed=0, part_sizes=[2], classes=())
+    assert part["is_replaced"][0].as_py() == [True, False]
+    (record,) = caplog.records
+    assert record.getMessage().startswith(r"image \x1b[2Jlonglong")
+    assert record.getMessage().isprintable() and len(record.getMessage()) < 500
+    alone = chunk.set_column(2, "image_id", pa.ListArray.from_arrays([0, 1], ids.slice(0, 1)))
+    with pytest.raises(images.ImageError, match=r"1 images .* \\x1b\[2Jlong") as caught:
+        list(stream._decode_chunk(alone, data=data, seed=0, part_sizes=[1], classes=()))
+    assert str(caught.value).isprintable()
 
 
 # Maps and masks

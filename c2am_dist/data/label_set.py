@@ -34,7 +34,8 @@ class LabelFile:
 def begin(folder: str, identity: Mapping[str, str]) -> None:
     """Writes the plan, or finds the same one there.
 
-    Exports begin their folders alike.
+    Exports begin their folders alike. Jobs that begin within the time of a request or two may
+    both find no plan; nothing here keeps these apart.
 
     Args:
         folder: URI of the label set.
@@ -56,12 +57,13 @@ def begin(folder: str, identity: Mapping[str, str]) -> None:
         for name, value in identity.items()
         if begun is not None and begun.get(name) != value
     ]
-    if held and changed:
+    if changed:  # with no file yet, too: that job may be at work
+        what = "holds files of" if held else "was begun by"
         raise ValueError(
-            f"{folder}: holds files of another job: {'; '.join(changed)}. "
+            f"{folder}: {what} another job: {'; '.join(changed)}. "
             "Choose another folder, or delete this one"
         )
-    if begun is None or changed:  # a plan alone binds nobody: nothing was labeled by it
+    if begun is None:
         _write(uri, {"format": FORMAT, **identity})
 
 

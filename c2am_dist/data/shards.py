@@ -52,9 +52,8 @@ def index(
 
 @storage.retrying
 def _row_groups(uri: str, columns: Sequence[str], expected: pa.Schema) -> list[RowGroup]:
-    filesystem, path = storage.resolve(uri)
     try:
-        with pq.ParquetFile(path, filesystem=filesystem) as file:
+        with storage.open_input(uri) as source, pq.ParquetFile(source) as file:
             metadata, arrow_schema = file.metadata, file.schema_arrow
     except pa.ArrowInvalid as error:
         raise ValueError(f"{uri}: not a Parquet file ({error})") from error
@@ -72,9 +71,9 @@ def _row_groups(uri: str, columns: Sequence[str], expected: pa.Schema) -> list[R
 @storage.retrying
 def read_schema(uri: str) -> pa.Schema:
     """The columns of a Parquet file; raises ValueError, naming it, where it is none."""
-    filesystem, path = storage.resolve(uri)
     try:
-        return pq.read_schema(path, filesystem=filesystem)
+        with storage.open_input(uri) as source:
+            return pq.read_schema(source)
     except pa.ArrowInvalid as error:
         raise ValueError(f"{uri}: not a Parquet file ({error})") from error
 
@@ -107,8 +106,7 @@ def _plain(kind: pa.DataType) -> str:
 @storage.retrying
 def read(group: RowGroup, columns: Sequence[str], expected: pa.Schema = schema.SHARD) -> pa.Table:
     """The rows of a row group; ``columns`` in the types of ``expected``."""
-    filesystem, path = storage.resolve(group.uri)
-    with pq.ParquetFile(path, filesystem=filesystem) as file:
+    with storage.open_input(group.uri) as source, pq.ParquetFile(source) as file:
         table = file.read_row_group(group.index, columns=list(columns), use_threads=False)
     return conform(group.uri, table.slice(0, group.num_rows), columns, expected)
 

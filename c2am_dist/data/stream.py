@@ -23,6 +23,7 @@ import ray.data
 import ray.train
 from ray.data import DataIterator, Dataset, ExecutionOptions, TaskPoolStrategy
 
+from c2am_dist import names
 from c2am_dist.config import DataConfig
 from c2am_dist.data import plan, shards
 from c2am_dist.data.shards import RowGroup
@@ -204,11 +205,13 @@ def _decode(
             pixels[i] = _training_view(encoded[i].as_py(), image_id, epoch, data=data, seed=seed)
         except images.ImageError as error:
             is_valid[i] = False
-            logger.warning("image %s is replaced: %s", image_id, error)
+            shown = names.printable(f"{image_id:.200}"), names.printable(str(error))
+            logger.warning("image %s is replaced: %s", *shown)
     valid = np.flatnonzero(is_valid)
     if not len(valid):
         raise images.ImageError(
-            f"none of {len(image_ids)} images of a part can be decoded, {image_ids[0]} among them"
+            f"none of {len(image_ids)} images of a part can be decoded, "
+            f"{names.printable(f'{image_ids[0]:.200}')} among them"
         )
     donors = valid[np.searchsorted(valid, np.arange(len(image_ids))) % len(valid)]
     pixels[~is_valid] = pixels[donors[~is_valid]]

@@ -99,7 +99,7 @@ def plan(uris: Sequence[str], *, allow_incomplete: bool) -> tuple[list[Unit], pa
 def _plan_file(uri: str) -> tuple[list[Unit], pa.ChunkedArray]:
     arrow_schema = shards.read_schema(uri)
     shards.check_columns(uri, arrow_schema, _label_columns(arrow_schema), schema.LABELS)
-    with _open(uri) as file:
+    with storage.open_input(uri) as source, pq.ParquetFile(source) as file:
         sizes = [file.metadata.row_group(i).num_rows for i in range(file.num_row_groups)]
         ids = file.read(columns=["image_id"])
     ids = shards.conform(uri, ids, ["image_id"], schema.LABELS)["image_id"]
@@ -114,11 +114,6 @@ def _plan_file(uri: str) -> tuple[list[Unit], pa.ChunkedArray]:
 def _label_columns(arrow_schema: pa.Schema) -> list[str]:
     has_map = "activation_map" in arrow_schema.names
     return [*_LABEL_COLUMNS, *(["activation_map"] if has_map else [])]
-
-
-def _open(uri: str) -> pq.ParquetFile:
-    filesystem, path = storage.resolve(uri)
-    return pq.ParquetFile(path, filesystem=filesystem)
 
 
 def _refuse_duplicates(ids: pa.ChunkedArray, uris: Sequence[str]) -> None:
@@ -146,7 +141,7 @@ def _places(ids: pa.ChunkedArray, among: pa.ChunkedArray) -> pa.ChunkedArray:
 @storage.retrying
 def read_unit(unit: Unit, annotations: Annotations) -> list[dict[str, Any]]:
     """The unit's label rows that have annotations, joined with them as by :func:`join`."""
-    with _open(unit.uri) as file:
+    with storage.open_input(unit.uri) as source, pq.ParquetFile(source) as file:
         columns = _label_columns(file.schema_arrow)
         labels = file.read_row_group(unit.row_group, columns=columns)
     labels = labels.slice(unit.start, unit.num_rows)

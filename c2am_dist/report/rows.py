@@ -89,8 +89,8 @@ def scan(files: Sequence[storage.File], known: dict[str, list[str]]) -> Iterator
 def _shard_names(uri: str) -> set[str]:
     """The shards that a label file speaks of."""
     shards.check_columns(uri, shards.read_schema(uri), _COLUMNS, schema.LABELS)
-    filesystem, path = storage.resolve(uri)
-    table = pq.read_table(path, columns=["shard"], filesystem=filesystem)
+    with storage.open_input(uri) as source:
+        table = pq.read_table(source, columns=["shard"])
     return set(shards.conform(uri, table, ["shard"], schema.LABELS)["shard"].unique().to_pylist())
 
 

@@ -108,8 +108,8 @@ def _choose(files: Sequence[storage.File], num_rows: int, seed: int) -> list[_La
 @storage.retrying
 def _read(uri: str, columns: list[str], filters: list[Any] | None = None) -> list[dict[str, Any]]:
     shards.check_columns(uri, shards.read_schema(uri), columns, schema.LABELS)
-    filesystem, path = storage.resolve(uri)
-    table = pq.read_table(path, columns=columns, filters=filters, filesystem=filesystem)
+    with storage.open_input(uri) as source:
+        table = pq.read_table(source, columns=columns, filters=filters)
     return shards.conform(uri, table, columns, schema.LABELS).to_pylist()
 
 

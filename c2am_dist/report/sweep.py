@@ -75,8 +75,8 @@ def _read(uri: str) -> list[Trial]:
 
 @storage.retrying
 def _table_of(uri: str, columns: list[str]) -> pa.Table:
-    filesystem, path = storage.resolve(uri)
-    return pq.read_table(path, columns=columns, filesystem=filesystem)
+    with storage.open_input(uri) as source:
+        return pq.read_table(source, columns=columns)
 
 
 def _is_plain(kind: pa.DataType) -> bool:

@@ -12,7 +12,7 @@ import ray
 import ray.train
 from ray.train.torch import TorchTrainer
 
-from c2am_dist import checkpoint, forecast, storage
+from c2am_dist import checkpoint, forecast, names, storage
 from c2am_dist.assumptions import PlanConfig
 from c2am_dist.config import TrainConfig, flat, to_json
 from c2am_dist.data import plan, stream
@@ -180,7 +180,8 @@ def _run_workers(job: Job) -> str | None:
         except ray.train.WorkerGroupError as error:
             if checkpoint.latest_step(job.run) == start_step:
                 raise
-            logger.warning("training goes on after its workers failed: %s", error)
+            text = names.printable(str(error))
+            logger.warning("training goes on after its workers failed: %s", text)
         except ray.train.ControllerError as error:
             if isinstance(error.controller_failure, ValueError | OSError):
                 raise error.controller_failure from error  # see NoRepetition

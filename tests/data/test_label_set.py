@@ -88,7 +88,10 @@ def test_the_same_job_goes_on_and_another_is_refused(folder: Path):
         label_set.begin(str(folder), other)
 
 
-def test_a_plan_by_which_nothing_was_labeled_binds_nobody(tmp_path: Path):
+def test_a_job_that_has_written_no_file_yet_keeps_its_folder(tmp_path: Path):
     label_set.begin(str(tmp_path), IDENTITY)
-    label_set.begin(str(tmp_path), IDENTITY | {"config_sha256": "0"})
-    assert '"config_sha256": "0"' in (tmp_path / "_plan.json").read_text()
+    plan = (tmp_path / "_plan.json").read_bytes()
+    with pytest.raises(ValueError, match=f"begun by another job: config_sha256 was {'d' * 64}"):
+        label_set.begin(str(tmp_path), IDENTITY | {"config_sha256": "0"})
+    label_set.begin(str(tmp_path), IDENTITY)
+    assert (tmp_path / "_plan.json").read_bytes() == plan

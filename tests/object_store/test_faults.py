@@ -4,8 +4,6 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 
 from c2am_dist import object_store, retries, storage
@@ -73,25 +71,6 @@ def test_a_slow_answer_is_waited_for(s3: LocalS3, bucket: str, proxy: FaultProxy
     read(s3, bucket)
     assert fault.injected == 1
     assert proxy.requests.count(f"GET {bucket.removeprefix('s3:/')}/a/in") == 1
-
-
-@storage.retrying
-def read_table(uri: str) -> pa.Table:
-    filesystem, path = storage.resolve(uri)
-    with pq.ParquetFile(path, filesystem=filesystem) as file:
-        return file.read()
-
-
-@pytest.mark.parametrize("kind", BUSY)
-def test_a_parquet_file_is_read_through_faults(
-    s3: LocalS3, bucket: str, proxy: FaultProxy, kind: Kind
-):
-    table = pa.table({"row": range(100_000)})
-    with storage.create(f"{bucket}/table.parquet") as stream:
-        pq.write_table(table, stream)
-    fault = proxy.inject(kind, times=2, method="GET")
-    assert read_table(f"{bucket}/table.parquet").equals(table)
-    assert fault.injected == 2
 
 
 def test_the_sdk_repeats_single_requests_of_a_plain_filesystem(

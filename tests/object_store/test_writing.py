@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -104,6 +105,59 @@ def test_a_killed_writer_publishes_nothing(
     time.sleep(1.5 if fault else 0)  # the proxy passes on what it was sent
     assert stored(s3, bucket) == {"out": b"old"}
     assert list(tmp_path.iterdir()) == []
+    assert unfinished_uploads(s3, bucket) == (["out"] if multipart_mib == 8 else [])
+    storage.sweep(bucket)
+    assert unfinished_uploads(s3, bucket) == []
+
+
+def begin_upload(s3: LocalS3, bucket: str, key: str) -> None:
+    name = bucket.removeprefix("s3://")
+    begun = s3.client.create_multipart_upload(Bucket=name, Key=key)["UploadId"]
+    s3.client.upload_part(Bucket=name, Key=key, UploadId=begun, PartNumber=1, Body=DATA)
+
+
+def test_sweeping_a_folder_ends_the_uploads_below_it_and_no_others(
+    s3: LocalS3, bucket: str, proxy: FaultProxy
+):
+    put(s3, f"{bucket}/run/out")
+    for key in ("run/a/1", "run/b", "run/b", "run", "run-2/a", "other"):
+        begin_upload(s3, bucket, key)
+    fault = proxy.inject("slow_down", method="GET", path="uploads")
+    storage.sweep(f"{bucket}/run")
+    assert fault.injected == 1
+    assert sorted(unfinished_uploads(s3, bucket)) == ["other", "run", "run-2/a"]
+    assert stored(s3, bucket) == {"run/out": DATA}
+
+
+def test_who_may_not_list_uploads_is_told_and_goes_on(
+    s3: LocalS3, bucket: str, proxy: FaultProxy, caplog: pytest.LogCaptureFixture
+):
+    fault = proxy.inject("denied", times=None, path="uploads")
+    storage.sweep(f"{bucket}/run")
+    assert fault.injected == 1
+    assert f"parts of uploads may stay: {bucket}/run: access denied" in caplog.text
+
+
+def test_an_upload_that_is_swept_away_while_it_goes_on_is_sent_again(
+    s3: LocalS3,
+    bucket: str,
+    proxy: FaultProxy,
+    in_parts: bytes,
+    monkeypatch: pytest.MonkeyPatch,
+):
+    monkeypatch.setattr(object_store, "REQUEST_TIMEOUT_S", 20.0)  # on a busy machine
+    monkeypatch.setattr(retries, "PATIENCE_S", 60.0)
+    fault = proxy.inject("delay", delay_s=1, method="PUT", path="partNumber=3")
+    writer = threading.Thread(target=storage.write_bytes, args=(f"{bucket}/run/out", in_parts))
+    writer.start()
+    until = time.monotonic() + 20
+    while not fault.injected and time.monotonic() < until:
+        time.sleep(0.01)
+    storage.sweep(f"{bucket}/run")
+    writer.join()
+    assert fault.injected == 1
+    assert stored(s3, bucket) == {"run/out": in_parts}
+    assert unfinished_uploads(s3, bucket) == []
 
 
 FILLER = """

@@ -44,11 +44,10 @@ def list_items(config: PrepareConfig) -> list[Item]:
 
 @storage.retrying
 def _list_tar(tar: File) -> list[Item]:
-    filesystem, path = storage.resolve(tar.uri)
-    is_local = isinstance(filesystem, pafs.LocalFileSystem)
+    is_local = isinstance(storage.resolve(tar.uri)[0], pafs.LocalFileSystem)
     buffer_bytes = io.DEFAULT_BUFFER_SIZE if is_local else _REMOTE_BUFFER_BYTES
     samples: dict[str, dict[str, tarfile.TarInfo]] = {}
-    with filesystem.open_input_file(path) as raw, io.BufferedReader(raw, buffer_bytes) as file:
+    with storage.open_input(tar.uri) as raw, io.BufferedReader(raw, buffer_bytes) as file:
         texts: dict[str, dict[str, bytes]] = {}
         for member in _files_in(tar.uri, file):
             key, kind = _split_name(member.name)
