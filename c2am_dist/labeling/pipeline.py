@@ -151,8 +151,9 @@ class Resources:
     actor_gpus: float
     decode_cpus: float
     row_tasks: int
-    """Tasks that label rows. They reserve next to no CPU: decode tasks keep theirs while they
-    wait for the actors, and rows that waited for them in turn stood still (seen on two CPUs)."""
+    """Tasks that label rows: one for each GPU at least, whose maps take a CPU a millisecond each.
+    They reserve next to no CPU: decode tasks keep theirs while they wait for the actors, and rows
+    that waited for them in turn stood still (seen on two CPUs)."""
 
 
 def _resources(
@@ -189,5 +190,6 @@ def _resources(
         actor_cpus=actor_cpus,
         actor_gpus=min(1.0, gpus / num_actors) or 1.0 if use_gpu else 0.0,
         decode_cpus=decode_cpus,
-        row_tasks=max(1, cpus // 2),
+        # Of a cluster that still has to start, the actors are all that is known.
+        row_tasks=max(cpus // 2, num_actors) if use_gpu else max(1, (cpus or num_actors) // 2),
     )
