@@ -72,7 +72,7 @@ def _kill_at_a_random_moment(job: Labeling, rng: random.Random) -> None:
     """Kills it within ten seconds of its first sign of life, the folder's plan, or before."""
     job.start()
     if rng.random() < 0.8:
-        while not (job.output / label_set.PLAN).exists() and job.process.poll() is None:
+        while not (job.output / label_set.PLAN).exists() and job.is_running():
             time.sleep(0.01)
     time.sleep(rng.uniform(0, 10))
     job.kill()
@@ -82,20 +82,20 @@ def _kill_at_a_random_moment(job: Labeling, rng: random.Random) -> None:
 def test_a_driver_killed_twice_leaves_what_an_undisturbed_one_does(
     undisturbed: Path, trained: Path, images: Path, tmp_path: Path
 ):
-    job = Labeling(trained, images, tmp_path / "labels")
-    _kill_at_a_random_moment(job, random.Random(0))
-    job.start()
-    job.until(lambda: job.num_finished() >= 2)
-    job.kill()
-    _assert_whole(job.output)
-    time.sleep(1)  # a write that had begun may still end
-    there = {path: path.stat().st_mtime_ns for path in job.output.rglob("*.parquet")}
-    assert 2 <= len(there) < NUM_SHARDS, "killed too late to show anything"
-    job.start()
-    printed = job.end()
-    assert f"{len(there)} of {NUM_SHARDS} label files are there already" in printed
-    assert {path: path.stat().st_mtime_ns for path in there} == there, "labeled again"
-    _assert_same(job.output, undisturbed)
+    with Labeling(trained, images, tmp_path / "labels") as job:
+        _kill_at_a_random_moment(job, random.Random(0))
+        job.start()
+        job.until(lambda: job.num_finished() >= 2)
+        job.kill()
+        _assert_whole(job.output)
+        time.sleep(1)  # a write that had begun may still end
+        there = {path: path.stat().st_mtime_ns for path in job.output.rglob("*.parquet")}
+        assert 2 <= len(there) < NUM_SHARDS, "killed too late to show anything"
+        job.start()
+        printed = job.end()
+        assert f"{len(there)} of {NUM_SHARDS} label files are there already" in printed
+        assert {path: path.stat().st_mtime_ns for path in there} == there, "labeled again"
+        _assert_same(job.output, undisturbed)
 
 
 @pytest.mark.slow
@@ -103,8 +103,8 @@ def test_a_driver_killed_twice_leaves_what_an_undisturbed_one_does(
 def test_a_driver_killed_at_any_moment_leaves_what_an_undisturbed_one_does(
     undisturbed: Path, trained: Path, images: Path, tmp_path: Path, seed: int
 ):
-    job = Labeling(trained, images, tmp_path / "labels")
-    _kill_at_a_random_moment(job, random.Random(100 + seed))
-    job.start()
-    job.end()
-    _assert_same(job.output, undisturbed)
+    with Labeling(trained, images, tmp_path / "labels") as job:
+        _kill_at_a_random_moment(job, random.Random(100 + seed))
+        job.start()
+        job.end()
+        _assert_same(job.output, undisturbed)
