@@ -63,7 +63,7 @@ def stream(
         )
         .map_batches(
             ModelActor,
-            fn_constructor_args=(model, config, provenance.polarity, shares.actor_threads),
+            fn_constructor_args=(model, config, provenance.polarity),
             batch_size=None,
             compute=ray.data.ActorPoolStrategy(size=min(shares.num_actors, len(runs))),
             num_cpus=shares.actor_cpus,
@@ -146,7 +146,6 @@ class Resources:
     """What each stage may take of the cluster."""
 
     num_actors: int
-    actor_threads: int
     actor_cpus: float
     actor_gpus: float
     decode_cpus: float
@@ -180,13 +179,11 @@ def _resources(
             f"num_actors must be given: the cluster has no {'GPU' if use_gpu else 'CPU'} yet"
         )
     if use_gpu:
-        actor_threads, actor_cpus, decode_cpus = 1, 0.5, 1.0
+        actor_cpus, decode_cpus = 0.5, 1.0
     else:
-        actor_threads = max(1, cpus // num_actors)
         actor_cpus = decode_cpus = min(1.0, cpus / 2 / num_actors) or 1.0
     return Resources(
         num_actors=num_actors,
-        actor_threads=actor_threads,
         actor_cpus=actor_cpus,
         actor_gpus=min(1.0, gpus / num_actors) or 1.0 if use_gpu else 0.0,
         decode_cpus=decode_cpus,
