@@ -7,12 +7,15 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Self
 
 from tests.files import ROOT
 
 
 class Job:
     """``python jobs/NAME.py`` on a running Ray; the same command again and again.
+
+    ``with Job(...) as job`` leaves no process behind, whatever the test's end.
 
     Args:
         name: of the script.
@@ -28,27 +31,41 @@ class Job:
         self.command = [sys.executable, f"jobs/{name}.py", *flags]
         self.environment = os.environ | {"RAY_ADDRESS": address} | environment
         self.log = log
+        self.process: subprocess.Popen[bytes] | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.kill()
 
     def start(self) -> None:
+        self.kill()
         with self.log.open("w") as log:
             self.process = subprocess.Popen(
                 self.command, env=self.environment, cwd=ROOT, stdout=log, stderr=log
             )
 
+    def is_running(self) -> bool:
+        return self.process is not None and self.process.poll() is None
+
     def until(self, is_so: Callable[[], bool], timeout_s: float = 600) -> None:
         """Waits until something is so, which must be before the job ends."""
         deadline = time.monotonic() + timeout_s
         while not is_so():
-            assert self.process.poll() is None, self.log.read_text()
+            assert self.is_running(), self.log.read_text()
             assert time.monotonic() < deadline, self.log.read_text()
             time.sleep(0.02)
 
     def kill(self) -> None:
-        self.process.kill()
-        self.process.wait()
+        """With SIGKILL, where it runs."""
+        if self.process is not None:
+            self.process.kill()
+            self.process.wait()
 
     def end(self, status: int = 0) -> str:
         """What it has printed, when it ends with that status."""
+        assert self.process is not None, "not started"
         try:
             self.process.wait(timeout=900)
         finally:

@@ -73,7 +73,8 @@ class LabelConfig:
     batch_size: int = 32
     """Images a forward pass."""
     num_actors: int | None = None
-    """Model actors; one per GPU, or one per CPU where there is none, if unset."""
+    """Model actors; one per GPU, or one per CPU where there is none, if unset. Without GPUs
+    an actor is one thread, so this is how many CPUs label."""
     use_gpu: bool | None = None
     """Give each actor a GPU, or a share of one; if unset, whenever the cluster has one."""
     precision: Literal["bf16", "float32"] = "float32"

@@ -63,7 +63,7 @@ def stream(
         )
         .map_batches(
             ModelActor,
-            fn_constructor_args=(model, config, provenance.polarity, shares.actor_threads),
+            fn_constructor_args=(model, config, provenance.polarity),
             batch_size=None,
             compute=ray.data.ActorPoolStrategy(size=min(shares.num_actors, len(runs))),
             num_cpus=shares.actor_cpus,
@@ -146,13 +146,13 @@ class Resources:
     """What each stage may take of the cluster."""
 
     num_actors: int
-    actor_threads: int
     actor_cpus: float
     actor_gpus: float
     decode_cpus: float
     row_tasks: int
-    """Tasks that label rows. They reserve next to no CPU: decode tasks keep theirs while they
-    wait for the actors, and rows that waited for them in turn stood still (seen on two CPUs)."""
+    """Tasks that label rows: one for each GPU at least, whose maps take a CPU a millisecond each.
+    They reserve next to no CPU: decode tasks keep theirs while they wait for the actors, and rows
+    that waited for them in turn stood still (seen on two CPUs)."""
 
 
 def _resources(
@@ -179,15 +179,14 @@ def _resources(
             f"num_actors must be given: the cluster has no {'GPU' if use_gpu else 'CPU'} yet"
         )
     if use_gpu:
-        actor_threads, actor_cpus, decode_cpus = 1, 0.5, 1.0
+        actor_cpus, decode_cpus = 0.5, 1.0
     else:
-        actor_threads = max(1, cpus // num_actors)
         actor_cpus = decode_cpus = min(1.0, cpus / 2 / num_actors) or 1.0
     return Resources(
         num_actors=num_actors,
-        actor_threads=actor_threads,
         actor_cpus=actor_cpus,
         actor_gpus=min(1.0, gpus / num_actors) or 1.0 if use_gpu else 0.0,
         decode_cpus=decode_cpus,
-        row_tasks=max(1, cpus // 2),
+        # Of a cluster that still has to start, the actors are all that is known.
+        row_tasks=max(cpus // 2, num_actors) if use_gpu else max(1, (cpus or num_actors) // 2),
     )

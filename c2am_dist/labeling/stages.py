@@ -92,7 +92,8 @@ class ModelActor:
         model: reference to the model, one object for all actors.
         config: batch size, mirroring and precision.
         polarity: what the model's raw map highlights.
-        num_threads: threads for the forward pass where there is no GPU.
+        num_threads: threads for the forward pass where there is no GPU. Several add up in another
+            order than one, so labels, whose last bits must not depend on the cluster, take one.
     """
 
     def __init__(
@@ -100,7 +101,7 @@ class ModelActor:
         model: "ray.ObjectRef[C2AM]",
         config: LabelConfig,
         polarity: Polarity,
-        num_threads: int,
+        num_threads: int = 1,
     ) -> None:
         self._num_threads = num_threads
         self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")

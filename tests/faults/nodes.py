@@ -16,7 +16,8 @@ HEAD = {
     "node_ip_address": "127.0.0.1",
     "dashboard_port": 0,
     "dashboard_agent_listen_port": None,  # any: the session's Ray has the usual one
-    "_system_config": {"health_check_period_ms": 500, "health_check_failure_threshold": 4},
+    # A silent node is lost after 5 s; sooner, a machine that is merely busy would lose some.
+    "_system_config": {"health_check_period_ms": 1000, "health_check_failure_threshold": 5},
 }
 ENVIRONMENT = {
     "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # loopback only, see cli.init_ray

@@ -64,10 +64,10 @@ def undisturbed_labels(
     tmp_path_factory: pytest.TempPathFactory,
 ) -> list[label_set.LabelFile]:
     folder = tmp_path_factory.mktemp("labels")
-    job = Labeling(cluster, trained, shards_on_the_store, f"{folder}/out", folder / "log")
-    job.start()
-    job.end()
-    return job.labels()
+    with Labeling(cluster, trained, shards_on_the_store, f"{folder}/out", folder / "log") as job:
+        job.start()
+        job.end()
+        return job.labels()
 
 
 def test_labels_are_the_same_after_a_killed_actor_and_a_lost_node(
@@ -77,14 +77,16 @@ def test_labels_are_the_same_after_a_killed_actor_and_a_lost_node(
     undisturbed_labels: list[label_set.LabelFile],
     tmp_path: Path,
 ):
-    job = Labeling(cluster, trained, shards_on_the_store, f"{tmp_path}/out", tmp_path / "log")
-    job.start()
-    job.reach(1)
-    os.kill(own_processes("MapWorker")[0], signal.SIGKILL)
-    job.reach(3)
-    replace_a_node(cluster)
-    job.end()
-    assert job.labels() == undisturbed_labels
+    with Labeling(
+        cluster, trained, shards_on_the_store, f"{tmp_path}/out", tmp_path / "log"
+    ) as job:
+        job.start()
+        job.reach(1)
+        os.kill(own_processes("MapWorker")[0], signal.SIGKILL)
+        job.reach(3)
+        replace_a_node(cluster)
+        job.end()
+        assert job.labels() == undisturbed_labels
 
 
 def test_labels_are_the_same_after_the_store_was_killed(
@@ -97,9 +99,9 @@ def test_labels_are_the_same_after_the_store_was_killed(
     undisturbed_labels: list[label_set.LabelFile],
     tmp_path: Path,
 ):
-    job = Labeling(cluster, trained, shards_on_the_store, f"{bucket}/out", tmp_path / "log")
-    job.start()
-    job.reach(2)
-    kill_for_a_while(s3, between, job)
-    job.end()
-    assert job.labels() == undisturbed_labels
+    with Labeling(cluster, trained, shards_on_the_store, f"{bucket}/out", tmp_path / "log") as job:
+        job.start()
+        job.reach(2)
+        kill_for_a_while(s3, between, job)
+        job.end()
+        assert job.labels() == undisturbed_labels

@@ -76,50 +76,54 @@ def _num_repeated(printed: str) -> int:
 def test_a_killed_worker_and_a_lost_node_change_nothing(
     cluster: Cluster, two_workers_config: TrainConfig, two_workers: Path, tmp_path: Path
 ):
-    training = Training(cluster, two_workers_config, f"{tmp_path}/run", tmp_path / "log")
-    training.start()
-    reached = training.reach(1)
-    os.kill(own_processes("RayTrainWorker")[1], signal.SIGKILL)
-    training.reach(reached + 1)
-    replace_a_node(cluster)
-    printed = training.end()
-    assert printed.count("resuming at step") == 2
-    assert _num_repeated(printed) <= 2
-    training.assert_as(two_workers)
+    with Training(cluster, two_workers_config, f"{tmp_path}/run", tmp_path / "log") as training:
+        training.start()
+        reached = training.reach(1)
+        os.kill(own_processes("RayTrainWorker")[1], signal.SIGKILL)
+        training.reach(reached + 1)
+        replace_a_node(cluster)
+        printed = training.end()
+        assert printed.count("resuming at step") == 2
+        assert _num_repeated(printed) <= 2
+        training.assert_as(two_workers)
 
 
 def test_a_worker_that_hangs_is_replaced_and_does_not_count_after_a_new_checkpoint(
     cluster: Cluster, two_workers_config: TrainConfig, two_workers: Path, tmp_path: Path
 ):
     strict = {"run.max_failures": 0}
-    training = Training(cluster, two_workers_config, f"{tmp_path}/run", tmp_path / "log", **strict)
-    training.start()
-    training.reach(1)
-    hanging = own_processes("RayTrainWorker")[0]
-    os.kill(hanging, signal.SIGSTOP)
-    printed = training.end()
-    assert not Path(f"/proc/{hanging}").exists(), "left behind"
-    assert printed.count("resuming at step") == 1
-    assert _num_repeated(printed) <= 1
-    training.assert_as(two_workers)
+    with Training(
+        cluster, two_workers_config, f"{tmp_path}/run", tmp_path / "log", **strict
+    ) as training:
+        training.start()
+        training.reach(1)
+        hanging = own_processes("RayTrainWorker")[0]
+        os.kill(hanging, signal.SIGSTOP)
+        printed = training.end()
+        assert not Path(f"/proc/{hanging}").exists(), "left behind"
+        assert printed.count("resuming at step") == 1
+        assert _num_repeated(printed) <= 1
+        training.assert_as(two_workers)
 
 
 def test_elastic_training_goes_on_with_the_nodes_that_are_left(
     cluster: Cluster, two_workers_config: TrainConfig, two_workers: Path, tmp_path: Path
 ):
     elastic = {"scaling.num_workers": "1 3"}
-    training = Training(cluster, two_workers_config, f"{tmp_path}/run", tmp_path / "log", **elastic)
-    training.start()
-    training.reach(1)
-    assert len(own_processes("RayTrainWorker")) == 2
-    cluster.remove_node(cluster.list_all_nodes()[-1], allow_graceful=False)
-    try:
-        printed = training.end()
-    finally:
-        cluster.add_node(**NODE)
-    assert printed.count("resuming at step") == 1
-    assert _num_repeated(printed) <= 1
-    training.assert_as(two_workers, atol=1e-3)
+    with Training(
+        cluster, two_workers_config, f"{tmp_path}/run", tmp_path / "log", **elastic
+    ) as training:
+        training.start()
+        training.reach(1)
+        assert len(own_processes("RayTrainWorker")) == 2
+        cluster.remove_node(cluster.list_all_nodes()[-1], allow_graceful=False)
+        try:
+            printed = training.end()
+        finally:
+            cluster.add_node(**NODE)
+        assert printed.count("resuming at step") == 1
+        assert _num_repeated(printed) <= 1
+        training.assert_as(two_workers, atol=1e-3)
 
 
 @pytest.mark.parametrize("target", [r"step-\d+/checkpoint.pt", "metrics.jsonl"])
@@ -132,22 +136,22 @@ def test_a_driver_killed_while_it_writes_goes_on_from_the_last_checkpoint(
     tmp_path: Path,
     target: str,
 ):
-    training = Training(cluster, two_workers_config, f"{bucket}/run", tmp_path / "log")
-    training.start()
-    training.reach(1)
-    held = between.inject(
-        "delay", delay_s=60, method="PUT", path=rf"{bucket[4:]}/run/(.*/)?{target}"
-    )
-    training.until(lambda: held.injected > 0)
-    reached = checkpoint.latest_step(training.run)
-    training.kill()
-    first = training.log.read_text()
-    training.start()
-    printed = training.end()
-    assert f"resuming at step {reached} of {STEPS}" in printed
-    assert _num_repeated(first + printed) <= 1
-    assert not [request for request in between.requests if "validate_storage" in request]
-    training.assert_as(two_workers)
+    with Training(cluster, two_workers_config, f"{bucket}/run", tmp_path / "log") as training:
+        training.start()
+        training.reach(1)
+        held = between.inject(
+            "delay", delay_s=60, method="PUT", path=rf"{bucket[4:]}/run/(.*/)?{target}"
+        )
+        training.until(lambda: held.injected > 0)
+        reached = checkpoint.latest_step(training.run)
+        training.kill()
+        first = training.log.read_text()
+        training.start()
+        printed = training.end()
+        assert f"resuming at step {reached} of {STEPS}" in printed
+        assert _num_repeated(first + printed) <= 1
+        assert not [request for request in between.requests if "validate_storage" in request]
+        training.assert_as(two_workers)
 
 
 def _refuse(between: FaultProxy) -> None:
@@ -175,20 +179,20 @@ def test_a_checkpoint_that_is_not_taken_ends_training_and_keeps_the_one_before(
     reason: str,
 ):
     run = f"{bucket if place == 'store' else tmp_path}/run"
-    training = Training(cluster, two_workers_config, run, tmp_path / "log")
-    training.start()
-    reached = training.reach(1)
-    fault(between)
-    printed = training.end(status=1)
-    refused = rf"^error: .*{run}/checkpoints/step-0000000(.)/checkpoint.pt: {reason}"
-    named = re.search(refused, printed, re.MULTILINE)
-    assert named, printed
-    assert "resuming" not in printed, "tried again, though it can but fail"
-    assert reached <= int(named[1]) - 1 == checkpoint.latest_step(run)
-    between.clear()
-    training.start()
-    assert f"resuming at step {int(named[1]) - 1} of {STEPS}" in training.end()
-    training.assert_as(two_workers)
+    with Training(cluster, two_workers_config, run, tmp_path / "log") as training:
+        training.start()
+        reached = training.reach(1)
+        fault(between)
+        printed = training.end(status=1)
+        refused = rf"^error: .*{run}/checkpoints/step-0000000(.)/checkpoint.pt: {reason}"
+        named = re.search(refused, printed, re.MULTILINE)
+        assert named, printed
+        assert "resuming" not in printed, "tried again, though it can but fail"
+        assert reached <= int(named[1]) - 1 == checkpoint.latest_step(run)
+        between.clear()
+        training.start()
+        assert f"resuming at step {int(named[1]) - 1} of {STEPS}" in training.end()
+        training.assert_as(two_workers)
 
 
 def test_training_waits_for_a_store_that_is_killed(
@@ -200,9 +204,9 @@ def test_training_waits_for_a_store_that_is_killed(
     two_workers: Path,
     tmp_path: Path,
 ):
-    training = Training(cluster, two_workers_config, f"{bucket}/run", tmp_path / "log")
-    training.start()
-    training.reach(1)
-    kill_for_a_while(s3, between, training)
-    assert "resuming" not in training.end()
-    training.assert_as(two_workers)
+    with Training(cluster, two_workers_config, f"{bucket}/run", tmp_path / "log") as training:
+        training.start()
+        training.reach(1)
+        kill_for_a_while(s3, between, training)
+        assert "resuming" not in training.end()
+        training.assert_as(two_workers)

@@ -1,8 +1,11 @@
 """Labeling jobs killed with SIGKILL at any moment and started again."""
 
+import os
 import random
+import signal
 import time
 from pathlib import Path
+from typing import Literal, NamedTuple
 
 import pyarrow.parquet as pq
 import pytest
@@ -12,10 +15,11 @@ from c2am_dist.data import label_set
 from c2am_dist.labeling import label
 from tests.images import write_shards
 from tests.labeling.sets import make_config
-from tests.processes import Job
+from tests.processes import Job, own_processes
 
 NUM_IMAGES, NUM_SHARDS = 240, 12
 BATCH, SIZE_PX = 4, 128  # enough work to be killed in the middle of
+SEEDS = range(20)
 
 
 class Labeling(Job):
@@ -27,6 +31,14 @@ class Labeling(Job):
         log = output.with_name("log")
         super().__init__("label", flags.split(), log, ray.get_runtime_context().gcs_address)
         self.output = output
+
+    def start(self) -> None:
+        self.others = set(own_processes("MapWorker"))
+        super().start()
+
+    def actors(self) -> list[int]:
+        """Ids of the processes that hold the model for it."""
+        return [pid for pid in own_processes("MapWorker") if pid not in self.others]
 
     def num_finished(self) -> int:
         return len(list(self.output.rglob("*.parquet")))
@@ -68,43 +80,85 @@ def _assert_whole(output: Path) -> None:
             label_set.expand([str(output)])
 
 
-def _kill_at_a_random_moment(job: Labeling, rng: random.Random) -> None:
-    """Kills it within ten seconds of its first sign of life, the folder's plan, or before."""
-    job.start()
-    if rng.random() < 0.8:
-        while not (job.output / label_set.PLAN).exists() and job.process.poll() is None:
-            time.sleep(0.01)
-    time.sleep(rng.uniform(0, 10))
-    job.kill()
+class Kill(NamedTuple):
+    """Who is killed, and when: after so many label files, and then so many seconds."""
+
+    target: Literal["driver", "actor"]
+    num_files: int
+    """-1: counted from the driver's start; 0: from the plan, or from the actor's start."""
+    delay_s: float
+
+
+def draw(seed: int) -> Kill:
+    """A moment of a job's life: seeds take turns at its phases, within which it is random.
+
+    Delays are shorter than what a job still has to do then, since one that has ended shows nothing.
+    """
+    rng = random.Random(seed)
+    labeling = rng.randint(1, NUM_SHARDS - 3)
+    phases: list[tuple[Literal["driver", "actor"], int, float]] = [
+        ("driver", -1, 4.0),
+        ("actor", labeling, 0.2),
+        ("driver", labeling, 0.2),
+        ("actor", 0, 3.0),
+        ("driver", 0, 3.0),
+        ("driver", NUM_SHARDS, 0.0),
+    ]
+    target, num_files, longest_s = phases[seed % len(phases)]
+    return Kill(target, num_files, rng.uniform(0, longest_s))
+
+
+def _kill(job: Labeling, kill: Kill) -> None:
+    """Kills the driver, or the process that holds the model, of a job that is running."""
+    if kill.num_files == 0:
+        # The plan is the folder's first sign of life.
+        begun = (job.output / label_set.PLAN).exists
+        job.until(begun if kill.target == "driver" else lambda: bool(job.actors()))
+    job.until(lambda: job.num_finished() >= kill.num_files)
+    time.sleep(kill.delay_s)
+    assert job.is_running(), "killed too late to show anything"
+    found = job.num_finished()
+    when = "before" if not found else "within" if found < NUM_SHARDS else "after"
+    print(f"{kill}: {when} labeling, {found} of {NUM_SHARDS} files there")
+    if kill.target == "driver":
+        job.kill()
+    else:
+        (actor,) = job.actors()
+        os.kill(actor, signal.SIGKILL)
     _assert_whole(job.output)
 
 
-def test_a_driver_killed_twice_leaves_what_an_undisturbed_one_does(
+def test_a_driver_and_an_actor_killed_leave_what_an_undisturbed_job_does(
     undisturbed: Path, trained: Path, images: Path, tmp_path: Path
 ):
-    job = Labeling(trained, images, tmp_path / "labels")
-    _kill_at_a_random_moment(job, random.Random(0))
-    job.start()
-    job.until(lambda: job.num_finished() >= 2)
-    job.kill()
-    _assert_whole(job.output)
-    time.sleep(1)  # a write that had begun may still end
-    there = {path: path.stat().st_mtime_ns for path in job.output.rglob("*.parquet")}
-    assert 2 <= len(there) < NUM_SHARDS, "killed too late to show anything"
-    job.start()
-    printed = job.end()
-    assert f"{len(there)} of {NUM_SHARDS} label files are there already" in printed
-    assert {path: path.stat().st_mtime_ns for path in there} == there, "labeled again"
-    _assert_same(job.output, undisturbed)
+    """Of one job: its driver before it labels, an actor at work, and the driver again."""
+    with Labeling(trained, images, tmp_path / "labels") as job:
+        job.start()
+        _kill(job, Kill("driver", -1, random.Random(0).uniform(0, 4)))
+        job.start()
+        _kill(job, Kill("actor", 2, random.Random(1).uniform(0, 0.2)))
+        _kill(job, Kill("driver", 4, random.Random(2).uniform(0, 0.2)))
+        time.sleep(1)  # a write that had begun may still end
+        there = {path: path.stat().st_mtime_ns for path in job.output.rglob("*.parquet")}
+        assert 4 <= len(there) < NUM_SHARDS, "killed too late to show anything"
+        job.start()
+        printed = job.end()
+        assert f"{len(there)} of {NUM_SHARDS} label files are there already" in printed
+        assert {path: path.stat().st_mtime_ns for path in there} == there, "labeled again"
+        _assert_same(job.output, undisturbed)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seed", range(20))
-def test_a_driver_killed_at_any_moment_leaves_what_an_undisturbed_one_does(
+@pytest.mark.parametrize("seed", SEEDS)
+def test_a_job_killed_at_any_moment_leaves_what_an_undisturbed_one_does(
     undisturbed: Path, trained: Path, images: Path, tmp_path: Path, seed: int
 ):
-    job = Labeling(trained, images, tmp_path / "labels")
-    _kill_at_a_random_moment(job, random.Random(100 + seed))
-    job.start()
-    job.end()
-    _assert_same(job.output, undisturbed)
+    """With ``-rP`` it is shown who was killed, and whether before, within or after labeling."""
+    kill = draw(seed)
+    with Labeling(trained, images, tmp_path / "labels") as job:
+        job.start()
+        _kill(job, kill)
+        if kill.target == "driver":
+            job.start()
+        job.end()
+        _assert_same(job.output, undisturbed)

@@ -46,3 +46,13 @@ def test_actors_follow_from_the_cluster_unless_told_otherwise(
 def test_a_cluster_scaled_to_zero_must_be_told_what_to_ask_for(use_gpu, field: str):
     with pytest.raises(ValueError, match=f"{field} must be given: the cluster has no"):
         _resources(None, use_gpu, cpus=0, gpus=0)
+
+
+@pytest.mark.parametrize(
+    ("num_actors", "use_gpu", "cpus", "gpus", "row_tasks"),
+    [(8, True, 0, 0, 8), (8, False, 0, 0, 4), (None, None, 128, 8, 64), (None, None, 2, 0, 1)],
+)
+def test_rows_are_labeled_for_all_actors_also_while_no_cpu_is_there_yet(
+    num_actors, use_gpu, cpus, gpus, row_tasks
+):
+    assert _resources(num_actors, use_gpu, cpus=cpus, gpus=gpus).row_tasks == row_tasks

@@ -2,6 +2,7 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import torch
 
 from c2am_dist.config import LabelConfig
 from c2am_dist.labeling.stages import ModelActor, decode_run
@@ -14,7 +15,7 @@ def test_with_flip_a_mirrored_image_has_the_mirrored_map(ray_cluster: None):
     import ray
 
     config = LabelConfig(scales=(1.0, 1.5), flip=True, batch_size=4)
-    actor = ModelActor(ray.put(random_c2am()), config, Polarity.FOREGROUND, 1)
+    actor = ModelActor(ray.put(random_c2am()), config, Polarity.FOREGROUND)
     rng = np.random.default_rng(0)
     pixels = [rng.integers(0, 256, (3, px, px, 3), np.uint8) for px in (64, 96)]
     maps, mirrored = (
@@ -24,6 +25,22 @@ def test_with_flip_a_mirrored_image_has_the_mirrored_map(ray_cluster: None):
     assert maps.shape == (3, 6, 6)
     np.testing.assert_allclose(mirrored, maps[:, :, ::-1], atol=1e-5)
     assert np.abs(maps - maps[:, :, ::-1]).max() > 0.01
+
+
+def test_maps_do_not_depend_on_the_threads_that_ray_would_give(ray_cluster: None):
+    import ray
+
+    actor = ModelActor(ray.put(random_c2am()), LabelConfig(batch_size=4), Polarity.FOREGROUND)
+    pixels = np.random.default_rng(0).integers(0, 256, (4, 128, 128, 3), np.uint8)
+    before, maps = torch.get_num_threads(), []
+    try:
+        for num_threads in (1, 4):
+            torch.set_num_threads(num_threads)
+            maps.append(actor({"pixels_0": pixels})["activation"])
+            assert torch.get_num_threads() == 1
+    finally:
+        torch.set_num_threads(before)
+    np.testing.assert_array_equal(*maps)
 
 
 def test_runs_are_decoded_in_whole_batches_across_row_groups(tmp_path: Path):
