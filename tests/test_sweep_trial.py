@@ -4,7 +4,7 @@ import contextlib
 import dataclasses
 import json
 import logging
-import os
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ import pytest
 import ray.train
 import torch
 
+from c2am_dist import checkpoint
 from c2am_dist.config import TrainConfig, override
 from c2am_dist.data.shards import RowGroup
 from c2am_dist.sweep.spec import SweepConfig, plan
@@ -81,42 +82,68 @@ def test_the_loss_of_a_checkpoint_is_that_of_the_last_row_before_it(tmp_path: Pa
         loss_at(run, 4)
 
 
+class HeldBack(list[RowGroup]):
+    """Images of a run that waits for them, so that it is at work until it is let go."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.let_go = threading.Event()
+
+    def __iter__(self) -> Iterator[RowGroup]:
+        self.let_go.wait(60)
+        return super().__iter__()
+
+
 @contextlib.contextmanager
-def _running(tmp_path: Path) -> Iterator[tuple[TrialRun, Path]]:
-    """A trial at work: its run waits for its config, which is a pipe, until the block ends."""
+def _running(tmp_path: Path, scorers: Any = NOTHING) -> Iterator[tuple[TrialRun, Path]]:
+    """A trial whose run is at work until the block ends; and the checkpoint of step 25 of it."""
     shared = _shared(override(BASE, {"run.storage": str(tmp_path)}), 0.25)
+    ((key, inputs),) = shared.inputs.items()
+    images = HeldBack()
+    inputs = {key: dataclasses.replace(inputs, row_groups=images)}
     (name,) = shared.trials
-    run = tmp_path / "s" / "trials" / name
-    run.mkdir(parents=True)
-    os.mkfifo(run / "config.json")
+    folder = tmp_path / "s" / "trials" / name / "checkpoints" / "step-00000025"
+    folder.mkdir(parents=True)
+    (folder / "manifest.json").write_text('{"format": 1, "step": 25, "total_steps": 100}')
     trial = TrialRun.__new__(TrialRun)  # Ray's own __init__ wants a cluster's node
-    trial.setup({"trial": name}, shared)
+    trial.setup({"trial": name}, dataclasses.replace(shared, inputs=inputs, scorers=scorers))
     try:
-        yield trial, run
+        yield trial, folder
+        assert trial._thread.is_alive(), "the run was over: this shows nothing"
     finally:
-        (run / "config.json").write_text("no config")
-        trial._thread.join(30)
+        images.let_go.set()
+        trial._thread.join(60)
 
 
 @pytest.mark.parametrize(
-    ("manifest", "reason"),
-    [
-        ('{"format": 1, "step": 25, "total_steps": 100}', "no row up to step 25"),
-        ('{"format": 1, "st', "corrupt: not JSON"),
-    ],
+    ("manifest", "reason"), [(None, "no row up to step 25"), ('{"format": 1, "st', "not JSON")]
 )
 def test_a_checkpoint_that_cannot_be_scored_ends_its_trial_as_failed(
-    tmp_path: Path, manifest: str, reason: str
+    tmp_path: Path, manifest: str | None, reason: str
 ):
-    with _running(tmp_path) as (trial, run):
-        folder = run / "checkpoints" / "step-00000025"
-        folder.mkdir(parents=True)
-        (folder / "manifest.json").write_text(manifest)
-        (run / "metrics.jsonl").write_text("")
+    with _running(tmp_path) as (trial, folder):
+        if manifest is not None:
+            (folder / "manifest.json").write_text(manifest)
         result = trial.step()
-        assert trial._thread.is_alive(), "the run was over: this shows nothing"
     assert result["done"] and result["record"]["status"] == "failed"
     assert reason in result["record"]["reason"] and result["record"]["steps"] == 25
+
+
+class Late:
+    """Scores a checkpoint of which pruning has left a half."""
+
+    def score(self, uri: str) -> dict[str, float]:
+        Path(uri, "manifest.json").unlink()
+        Path(uri, "checkpoint.pt").touch()
+        checkpoint.load(uri)
+        raise AssertionError("it was loaded")
+
+
+def test_a_checkpoint_that_goes_while_it_is_scored_fails_no_trial(tmp_path: Path):
+    with _running(tmp_path, Late()) as (trial, folder):
+        (folder.parents[1] / "metrics.jsonl").write_text('{"step": 25, "loss": 1.0}\n')
+        assert trial._at_checkpoint() is None
+        assert not (folder / "manifest.json").exists(), "it was never to be scored"
 
 
 def _cpu_out_of_memory() -> RuntimeError:

@@ -4,7 +4,6 @@ The run and its trial share no channel but the run's folder, where checkpoints a
 at all: whoever looks there sees what a killed driver, too, would find.
 """
 
-import contextlib
 import dataclasses
 import logging
 import math
@@ -103,9 +102,8 @@ class TrialRun(tune.Trainable):
             while self._thread.is_alive():
                 self._thread.join(POLL_S)
                 if self._shared.asha_grace is not None and self._thread.is_alive():
-                    with contextlib.suppress(FileNotFoundError):  # a later one took its place
-                        if found := self._at_checkpoint():
-                            return found
+                    if found := self._at_checkpoint():
+                        return found
             return self._ending()
         except (ValueError, OSError) as error:  # of the scoring: training again would not help
             self._failure = reason_of(error)
@@ -115,11 +113,18 @@ class TrialRun(tune.Trainable):
         step = checkpoint.latest_step(self._run)
         if step is None or step == self._scored_step:
             return None
-        folder = checkpoint.step_folder(self._run, step)
-        if step == checkpoint.read_manifest(folder)["total_steps"]:
-            return None  # the end is near
         self._scored_step = step
-        return self._result(self._scored("unfinished", folder), done=False)
+        folder = checkpoint.step_folder(self._run, step)
+        try:
+            if step == checkpoint.read_manifest(folder)["total_steps"]:
+                return None  # the end is near
+            return self._result(self._scored("unfinished", folder), done=False)
+        except FileNotFoundError:
+            return None  # later ones took its place
+        except ValueError:
+            if step not in checkpoint.steps(self._run):
+                return None  # likewise, and half of it was still there
+            raise
 
     def _ending(self) -> dict[str, Any]:
         if not self._failure:
