@@ -111,7 +111,9 @@ def parts(
         _decode_chunk, data=data, seed=seed, part_sizes=part_sizes, classes=tuple(classes)
     )
     dataset = (
-        ray.data.range(len(windows), override_num_blocks=len(windows))
+        # Numbers from the driver; `ray.data.range` would make them in tasks of a whole CPU each, and
+        # wait for ever where training leaves less.
+        ray.data.from_items(list(range(len(windows))), override_num_blocks=len(windows))
         .map_batches(
             read,
             batch_size=None,
@@ -142,7 +144,7 @@ def _read_window(
     batch: Any, *, windows: plan.Windows, part_sizes: Sequence[int], columns: Sequence[str]
 ) -> Iterator[pa.Table]:
     """The encoded images of a window in training order, whole parts to a chunk, one a table."""
-    window = windows[batch["id"].item()]
+    window = windows[batch["item"].item()]
     table = pa.concat_tables(shards.read(group, columns) for group in window.row_groups)
     order = window.order(windows.seed)
     ends = np.cumsum([0, *list(part_sizes) * (len(order) // windows.batch_size)])

@@ -78,6 +78,25 @@ def test_resuming_delivers_the_remaining_steps_unchanged(ray_cluster, tmp_path: 
     assert _global_batches(uri, num_workers=2, start_step=4) == whole[4:]
 
 
+def test_less_than_a_whole_free_cpu_is_enough(ray_cluster, tmp_path: Path):
+    """As a sweep's trial leaves on two CPUs, whose own process and scorer have a little of one."""
+    ready = ray.util.placement_group([{"CPU": 3.3}])
+    assert ready.wait(60)
+    try:
+        windows, _ = ray.wait(
+            [_num_steps.remote(write_shards(tmp_path / "whole", 40))], timeout=120
+        )
+        assert windows, "the stream waits for ever"
+        assert ray.get(windows) == [STEPS]
+    finally:
+        ray.util.remove_placement_group(ready)
+
+
+@ray.remote(num_cpus=0)
+def _num_steps(uri: str) -> int:
+    return len(_global_batches(uri, num_workers=1))
+
+
 def test_broken_images_are_replaced_and_counted_with_their_labels(ray_cluster, image_set: str):
     classes = stream.classes_of(shards.index([image_set], columns=["image_id", "image", "label"]))
     steps = _global_batches(image_set, num_workers=2, classes=classes)
