@@ -342,7 +342,7 @@ def create(uri: str) -> Iterator[pa.NativeFile]:
 @contextlib.contextmanager
 def _create_local(path: str) -> Iterator[pa.NativeFile]:
     os.makedirs(os.path.dirname(path), exist_ok=True)
-    partial = os.path.join(os.path.dirname(path), f".{uuid.uuid4().hex}{_PARTIAL}")
+    partial = _partial(path)
     try:
         with pa.OSFile(partial, "wb") as stream:
             yield stream
@@ -371,8 +371,21 @@ def _upload(uri: str, file: IO[bytes]) -> None:
     if isinstance(filesystem, pafs.S3FileSystem):
         object_store.upload(*_bucket_and_key(path), file)
         return
-    with filesystem.open_output_stream(path) as stream:
-        shutil.copyfileobj(file, stream, 2**20)
+    # A stream of pyarrow's publishes what it has when it is given up: so under a hidden name.
+    partial = _partial(path)
+    try:
+        with filesystem.open_output_stream(partial) as stream:
+            shutil.copyfileobj(file, stream, 2**20)
+        filesystem.move(partial, path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            filesystem.delete_file(partial)
+        raise
+
+
+def _partial(path: str) -> str:
+    """A name beside a path, hidden until the file is whole."""
+    return f"{path.rpartition('/')[0]}/.{uuid.uuid4().hex}{_PARTIAL}"
 
 
 def _bucket_and_key(path: str) -> tuple[str, str]:
@@ -383,7 +396,7 @@ def _bucket_and_key(path: str) -> tuple[str, str]:
 def sweep(folder: str) -> None:
     """Deletes what writers that were killed left below a folder, and nobody sees.
 
-    Hidden files of a disk, parts of S3's uploads. Only for folders in which nobody writes now:
+    Hidden files, parts of S3's uploads. Only for folders in which nobody writes now:
     what is written there at this moment has to be written again.
     """
     filesystem, path = resolve(folder)
@@ -391,17 +404,25 @@ def sweep(folder: str) -> None:
         for parent, _, names in os.walk(path):
             for each in fnmatch.filter(names, f".*{_PARTIAL}"):
                 os.unlink(os.path.join(parent, each))
-    elif isinstance(filesystem, pafs.S3FileSystem):
-        try:
-            _abort_uploads(folder)
-        except StorageError as error:  # a store that knows none, or does not let us look
-            _log.warning("parts of uploads may stay: %s", printable(str(error)))
+        return
+    try:
+        _sweep_store(folder)
+    except StorageError as error:  # a store that knows no uploads, or does not let us look
+        _log.warning("parts of uploads may stay: %s", printable(str(error)))
 
 
 @retrying
-def _abort_uploads(folder: str) -> None:
-    bucket, key = _bucket_and_key(resolve(folder)[1])
-    object_store.abort_uploads(bucket, f"{key}/" if key else "")
+def _sweep_store(folder: str) -> None:
+    filesystem, path = resolve(folder)
+    if isinstance(filesystem, pafs.S3FileSystem):
+        bucket, key = _bucket_and_key(path)
+        object_store.abort_uploads(bucket, f"{key}/" if key else "")
+        return
+    for file in filesystem.get_file_info(
+        pafs.FileSelector(path, recursive=True, allow_not_found=True)
+    ):
+        if fnmatch.fnmatch(file.base_name, f".*{_PARTIAL}"):
+            filesystem.delete_file(file.path)
 
 
 def delete_folder(uri: str) -> None:

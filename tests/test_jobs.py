@@ -116,7 +116,8 @@ def _submit(address: str, *arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_train_label_and_evaluate_run_as_submitted_jobs(head: str, clone: Path, tmp_path: Path):
-    shards = write_shards(tmp_path / "a set", 32)  # the space must arrive as it is
+    # No shell on the way may touch these.
+    shards = write_shards(tmp_path / """a set $HOME 'x' * "q" `id` \\""", 32)
     run, labels = tmp_path / "runs" / "submitted", tmp_path / "labels"
 
     def submit(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -181,6 +182,20 @@ def test_what_a_submitted_job_refuses_is_the_submissions_status(
     assert "nowhere: no such file or folder" in done.stdout + done.stderr
 
 
+def _ask(address: str, *arguments: str) -> str:
+    asked = subprocess.run(
+        [RAY, *arguments, "--address", address],
+        env=ENV, capture_output=True, text=True, timeout=120, check=True,
+    )  # fmt: skip
+    return asked.stdout
+
+
+def _training_workers(address: str) -> list[str]:
+    listed = _ask(address, "list", "actors", "--filter", "state=ALIVE", "--format", "json")
+    actors = [actor["class_name"] for actor in json.loads(listed)]
+    return [name for name in actors if "RayTrainWorker" in name]
+
+
 @pytest.mark.slow
 def test_a_stopped_job_leaves_a_whole_checkpoint_and_goes_on_when_submitted_again(
     head: str, clone: Path, tmp_path: Path
@@ -197,9 +212,14 @@ def test_a_stopped_job_leaves_a_whole_checkpoint_and_goes_on_when_submitted_agai
     while not checkpoint.steps(run):
         assert time.monotonic() < deadline, "no checkpoint within two minutes"
         time.sleep(0.1)
-    stop = [RAY, "job", "stop", "--address", head, f"stop-{os.getpid()}"]
-    stopped = subprocess.run(stop, env=ENV, capture_output=True, text=True, timeout=120)
-    assert stopped.returncode == 0 and "stopped" in stopped.stdout.lower(), stopped.stdout
+    assert len(_training_workers(head)) == 2
+    stopped = _ask(head, "job", "stop", f"stop-{os.getpid()}")
+    assert "stopped" in stopped.lower(), stopped
+    assert "STOPPED" in _ask(head, "job", "status", f"stop-{os.getpid()}")
+    deadline = time.monotonic() + 60
+    while _training_workers(head):
+        assert time.monotonic() < deadline, "workers outlived their job by a minute"
+        time.sleep(0.5)
     reached = checkpoint.load(run)[0].step
     assert 5 <= reached < 150, "stopped too late to show anything"
     again = _submit(head, *where, *arguments)

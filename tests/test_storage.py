@@ -1,12 +1,14 @@
 """URIs to files: what a file, a folder, a glob and a list name; whole files or none."""
 
 import errno
+import io
 import random
 import re
 import time
 from collections.abc import Callable
 from pathlib import Path
 
+import pyarrow.fs as pafs
 import pytest
 
 from c2am_dist import retries, storage
@@ -223,3 +225,33 @@ def test_waits_between_tries_are_random_below_a_bound_that_doubles(
         assert 0 <= min(waits) < 0.1 * bound  # clients that failed together come back apart
         assert 0.9 * bound < max(waits) <= bound
         assert len(set(waits)) == 100
+
+
+class Interrupted(io.BytesIO):
+    """A file of 2 MiB in the middle of which the reader is interrupted."""
+
+    def __init__(self) -> None:
+        super().__init__(bytes(2**21))
+
+    def read(self, size: int | None = -1) -> bytes:
+        if self.tell() >= 2**20:
+            raise KeyboardInterrupt
+        return super().read(size)
+
+
+def test_a_store_that_is_written_through_pyarrow_gets_whole_files_or_none():
+    """As gs:// is: here one in memory, which publishes what a closed stream has, too."""
+    filesystem, folder = storage.resolve("mock://bucket/set")
+    filesystem.create_dir(folder)
+    storage.write_bytes("mock://bucket/set/out", b"old")
+    with pytest.raises(KeyboardInterrupt):
+        storage._upload("mock://bucket/set/out", Interrupted())
+    found = filesystem.get_file_info(pafs.FileSelector(folder))
+    assert [file.base_name for file in found] == ["out"]
+    assert storage.read_bytes("mock://bucket/set/out") == b"old"
+    storage.write_bytes("mock://bucket/set/out", b"new")
+    assert storage.read_bytes("mock://bucket/set/out") == b"new"
+    with filesystem.open_output_stream(f"{folder}/.1f.partial") as stream:  # of a killed writer
+        stream.write(b"half")
+    storage.sweep("mock://bucket/set")
+    assert len(filesystem.get_file_info(pafs.FileSelector(folder))) == 1

@@ -106,6 +106,23 @@ def test_a_column_that_is_there_twice_is_refused_by_name(tmp_path: Path):
         shards.index([str(tmp_path)], columns=["image_id"])
 
 
+def test_a_row_group_too_large_to_be_read_at_once_is_refused_by_its_footer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    rows = [shard_row(image_id=str(i)) | {"image": bytes(1000)} for i in range(30)]
+    table = pa.Table.from_pylist(rows, schema=schema.SHARD)
+    path = tmp_path / "s.parquet"
+    with pq.ParquetWriter(path, table.schema, use_dictionary=False, compression="zstd") as writer:
+        for start, end in ((0, 5), (5, 30)):
+            writer.write_table(table.slice(start, end - start))
+    assert path.stat().st_size < 20_000  # the second holds 25,000 bytes of images
+    assert [group.num_rows for group in shards.index([str(path)])] == [5, 25]
+    monkeypatch.setattr(shards, "MAX_ROW_GROUP_BYTES", 20_000)
+    for look in (lambda: shards.index([str(path)]), lambda: shards.read_schema(str(path))):
+        with pytest.raises(ValueError, match=r"s\.parquet: row group 1 takes 2\d{4} bytes"):
+            look()
+
+
 def test_ids_that_are_not_utf8_are_refused_with_their_file(tmp_path: Path):
     offsets, text = pa.py_buffer(bytes([0, 0, 0, 0, 2, 0, 0, 0])), pa.py_buffer(b"\xff\xfe")
     ids = pa.StringArray.from_buffers(1, offsets, text)

@@ -29,13 +29,15 @@ class PrepareConfig:
     shard_mib: float = 128.0
     """Target size of a shard in MiB."""
     row_group_mib: float = 4.0
-    """Target size of a row group in MiB: what a reader fetches at once."""
+    """Target size of a row group in MiB, at most 1024: what a reader fetches at once."""
     shuffle_seed: int | None = 0
     """Store the images in an order drawn from this seed, so that neighbours are unrelated;
     sorted by image_id if unset (``None``)."""
 
     def __post_init__(self) -> None:
-        require(self.row_group_mib > 0, "row_group_mib", "positive", self.row_group_mib)
+        # With an image and its mask on top, still less than readers refuse.
+        is_valid = 0 < self.row_group_mib <= 1024
+        require(is_valid, "row_group_mib", "in (0, 1024]", self.row_group_mib)
         require(
             self.shard_mib >= self.row_group_mib,
             "shard_mib",

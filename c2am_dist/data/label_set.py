@@ -8,7 +8,7 @@ digests; readers take a folder for a label set only with it.
 import dataclasses
 import json
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 from c2am_dist import names, storage
 from c2am_dist.storage import File
@@ -107,9 +107,11 @@ def _listed(entry: dict[str, Any]) -> LabelFile:
 
 
 def expand(uris: Sequence[str], *, allow_incomplete: bool = False) -> list[File]:
-    """The label files that URIs name; a folder must be a finished label set.
+    """The label files that URIs name; they must be of finished label sets.
 
-    Files and globs are taken as they are: a label file appears whole or not at all.
+    A folder has to hold the names and sizes that ``_SUCCESS`` lists; digests are not compared,
+    which would read every file once more. Files and globs are taken as they are, since a label
+    file appears whole or not at all, but not out of a folder that was begun and is not finished.
 
     Raises:
         FileNotFoundError: a URI names nothing, or a listed file is not there.
@@ -118,19 +120,32 @@ def expand(uris: Sequence[str], *, allow_incomplete: bool = False) -> list[File]
     """
     files = storage.expand(uris)
     if not allow_incomplete:
-        for uri in uris:
-            if storage.root(uri) == storage.absolute(uri):
-                _check_sealed(uri)
+        whole = {storage.absolute(uri) for uri in uris}
+        for folder in dict.fromkeys(storage.root(uri) for uri in uris):
+            if folder in whole:
+                _check_sealed(folder)
+            elif _is_begun(folder):
+                _refuse_unfinished(folder)
     return files
+
+
+def _is_begun(folder: str) -> bool:
+    """Whether a folder has a plan and is not finished."""
+    plan, success = (storage.join(folder, name) for name in (PLAN, SUCCESS))
+    return storage.exists(plan) and not storage.exists(success)
+
+
+def _refuse_unfinished(folder: str) -> NoReturn:
+    raise ValueError(
+        f"{folder}: no {SUCCESS}, so labeling has not finished: run jobs/label.py again, "
+        "or read what there is (--allow-incomplete)"
+    )
 
 
 def _check_sealed(folder: str) -> None:
     listed = sealed(folder)
     if listed is None:
-        raise ValueError(
-            f"{folder}: no {SUCCESS}, so labeling has not finished: run jobs/label.py again, "
-            "or read what there is (--allow-incomplete)"
-        )
+        _refuse_unfinished(folder)
     found = {file.uri: file.size_bytes for file in storage.expand([folder])}
     root = storage.absolute(folder)
     for file in listed:

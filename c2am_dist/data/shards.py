@@ -9,6 +9,9 @@ import pyarrow.parquet as pq
 
 from c2am_dist import schema, storage
 
+MAX_ROW_GROUP_BYTES = 2 * 2**30
+"""Most that a row group may take uncompressed, by its file's own account: it is read at once."""
+
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class RowGroup:
@@ -38,8 +41,9 @@ def index(
 
     Raises:
         FileNotFoundError: a URI names nothing.
-        ValueError: a file is not Parquet, lacks a column or has one of another type, or all
-            files together hold no row; the message names the file and the column.
+        ValueError: a file is not Parquet, has a row group above `MAX_ROW_GROUP_BYTES`, lacks a
+            column or has one of another type, or all files together hold no row; the message
+            names the file and the column.
     """
     files = storage.expand(uris)
     with ThreadPoolExecutor(16) as pool:  # footers over the network are latency, not work
@@ -50,13 +54,8 @@ def index(
     return row_groups
 
 
-@storage.retrying
 def _row_groups(uri: str, columns: Sequence[str], expected: pa.Schema) -> list[RowGroup]:
-    try:
-        with storage.open_input(uri) as source, pq.ParquetFile(source) as file:
-            metadata, arrow_schema = file.metadata, file.schema_arrow
-    except pa.ArrowInvalid as error:
-        raise ValueError(f"{uri}: not a Parquet file ({error})") from error
+    metadata, arrow_schema = _footer(uri)
     check_columns(uri, arrow_schema, columns, expected)
     chosen = [i for i in range(metadata.num_columns) if metadata.schema.column(i).path in columns]
     found = [metadata.row_group(i) for i in range(metadata.num_row_groups)]
@@ -68,14 +67,30 @@ def _row_groups(uri: str, columns: Sequence[str], expected: pa.Schema) -> list[R
     ]
 
 
-@storage.retrying
 def read_schema(uri: str) -> pa.Schema:
-    """The columns of a Parquet file; raises ValueError, naming it, where it is none."""
+    """The columns of a Parquet file.
+
+    Raises:
+        ValueError: it is none, or has a row group above `MAX_ROW_GROUP_BYTES`; names it.
+    """
+    return _footer(uri)[1]
+
+
+@storage.retrying
+def _footer(uri: str) -> tuple[pq.FileMetaData, pa.Schema]:
     try:
-        with storage.open_input(uri) as source:
-            return pq.read_schema(source)
+        with storage.open_input(uri) as source, pq.ParquetFile(source) as file:
+            metadata, arrow_schema = file.metadata, file.schema_arrow
     except pa.ArrowInvalid as error:
         raise ValueError(f"{uri}: not a Parquet file ({error})") from error
+    for i in range(metadata.num_row_groups):
+        size_bytes = metadata.row_group(i).total_byte_size
+        if size_bytes > MAX_ROW_GROUP_BYTES:
+            raise ValueError(
+                f"{uri}: row group {i} takes {size_bytes} bytes in memory, more than "
+                f"{MAX_ROW_GROUP_BYTES}: write the file with smaller row groups"
+            )
+    return metadata, arrow_schema
 
 
 def check_columns(

@@ -30,11 +30,19 @@ def test_a_finished_set_gives_its_files(folder: Path):
 
 def test_a_set_without_success_is_refused_unless_told_otherwise(folder: Path):
     (folder / "_SUCCESS").unlink()
+    for named, num_files in ((f"{folder}", 2), (f"{folder}/*.parquet", 1), (f"{folder}/**", 2)):
+        with pytest.raises(ValueError, match="labels: no _SUCCESS"):
+            label_set.expand([named])
+        assert len(label_set.expand([named], allow_incomplete=True)) == num_files
     with pytest.raises(ValueError, match="labels: no _SUCCESS"):
-        label_set.expand([str(folder)])
-    assert len(label_set.expand([str(folder)], allow_incomplete=True)) == 2
+        label_set.expand([f"{folder}/a.parquet"])
+
+
+def test_part_of_a_finished_set_or_of_no_set_is_taken_as_it_is(folder: Path, tmp_path: Path):
     assert len(label_set.expand([f"{folder}/*.parquet"])) == 1
-    assert len(label_set.expand([f"{folder}/a.parquet"])) == 1
+    assert len(label_set.expand([f"{folder}/a.parquet", f"{folder}/b/a.parquet"])) == 2
+    (tmp_path / "loose.parquet").write_bytes(b"12345")
+    assert len(label_set.expand([f"{tmp_path}/loose.parquet"])) == 1
 
 
 def test_files_that_success_does_not_list_as_they_are_are_named(folder: Path):
