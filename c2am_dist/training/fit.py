@@ -162,7 +162,6 @@ def _plan_job(config: TrainConfig, run: str, found: Inputs) -> Job:
 
 
 def _train(job: Job) -> None:
-    storage.sweep(job.run)
     storage.write_bytes(storage.join(job.run, "config.json"), (to_json(job.config) + "\n").encode())
     stopped = _run_workers(job)
     if stopped:
@@ -228,8 +227,12 @@ def _unused_dataset() -> ray.data.Dataset:
 
 
 def _stream(job: Job, num_workers: int) -> ray.data.Dataset:
-    """The parts still to train on; called anew whenever the workers (re)start."""
+    """The parts still to train on; called anew whenever the workers (re)start.
+
+    None of them writes then, so what killed ones have left half written is swept away, too.
+    """
     config = job.config
+    storage.sweep(job.run)
     return stream.parts(
         job.row_groups,
         data=config.data,
