@@ -22,8 +22,6 @@ from c2am_dist.assumptions import (
 
 WINDOWS_HELD = 2
 """Windows of encoded images in the object store at least: one is cut while the next is read."""
-BATCHES_HELD = 3
-"""Decoded batches a training worker has waiting, and the one it trains on."""
 BLOCKS_HELD = 2
 """Decoded blocks that Ray Data sends to a model actor before the first one is done."""
 
@@ -136,6 +134,8 @@ class Schedule:
     crop_px: int
     window_images: int
     """Images shuffled together."""
+    prefetch: int
+    """Decoded parts a worker has waiting, beside the one it trains on."""
     flops: float
     """Of an image in a step, all passes together."""
     num_parameters: int
@@ -227,7 +227,7 @@ def training(name: str, images: ImageSet, schedule: Schedule, workers: Workers) 
     gradient_bytes = 2 * 4 * schedule.num_parameters * (workers.number - 1) // workers.number
     step_bytes = block_bytes + 2 * gathered_bytes + gradient_bytes
     window_bytes = schedule.window_images * images.image_bytes
-    num_blocks = workers.num_decode_cpus + BATCHES_HELD * workers.number
+    num_blocks = workers.num_decode_cpus + (1 + schedule.prefetch) * workers.number
     return Forecast(
         what=f"{name}: {num_images:,} images in {schedule.steps:,} steps of {schedule.batch_size}"
         f" on {workers}",

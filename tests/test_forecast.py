@@ -31,6 +31,7 @@ SCHEDULE = Schedule(
     batch_size=100,
     crop_px=100,
     window_images=500,
+    prefetch=2,
     flops=9e9,
     num_parameters=1_000_000,
     num_gathered=600,

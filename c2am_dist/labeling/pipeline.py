@@ -57,7 +57,11 @@ def stream(
     )
     return (
         dataset.map_batches(
-            decode, batch_size=None, batch_format="pyarrow", num_cpus=shares.decode_cpus
+            decode,
+            batch_size=None,
+            batch_format="pyarrow",
+            num_cpus=shares.decode_cpus,
+            **shares.placement,
         )
         .map_batches(
             ModelActor,
@@ -153,6 +157,9 @@ class Resources:
     actor_cpus: float
     actor_gpus: float
     decode_cpus: float
+    placement: dict[str, Any]
+    """Where decoding goes. Ray Data spreads tasks over all nodes; Ray's own rule fills those that
+    have no GPU first, and takes idle CPUs of the others only when these are full."""
     row_tasks: int
     """Tasks that label rows: one for each GPU at least, whose maps take a CPU a millisecond each.
     They reserve next to no CPU: decode tasks keep theirs while they wait for the actors, and rows
@@ -198,6 +205,7 @@ def _resources(
         actor_cpus=actor_cpus,
         actor_gpus=min(1.0, gpus / num_actors) or 1.0 if use_gpu else 0.0,
         decode_cpus=decode_cpus,
+        placement={"scheduling_strategy": "DEFAULT"} if use_gpu else {},
         # Of a cluster that still has to start, the actors are all that is known.
         row_tasks=max(cpus // 2, num_actors) if use_gpu else max(1, (cpus or num_actors) // 2),
     )

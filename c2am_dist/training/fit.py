@@ -117,6 +117,7 @@ def expected(
         batch_size=config.optim.batch_size,
         crop_px=config.data.crop_px,
         window_images=max(config.data.shuffle_images, config.optim.batch_size),
+        prefetch=config.data.prefetch,
         flops=passes * model.flops,
         num_parameters=model.num_parameters,
         num_gathered=2 * model.num_features if is_gathered else 0,
@@ -284,7 +285,7 @@ def _refuse_other_config(run: str, config: TrainConfig) -> None:
     old = flat(storage.read_json(uri))
     new = flat(json.loads(to_json(config)))
     free = ("scaling.", "run.storage", "run.log_every", "run.checkpoint_every", "run.keep_")
-    free += ("run.max_failures", "run.tracker", "data.decode_tasks")
+    free += ("run.max_failures", "run.tracker", "data.decode_tasks", "data.prefetch")
     changed = [
         f"{path} was {old.get(path)!r}, now {value!r}"
         for path, value in new.items()
