@@ -11,6 +11,9 @@ CPU_GFLOPS = 38.0
 """Measured of a core of machine B (docs/performance.md): a training step in float32."""
 LABEL_ROW_CPU_S = 0.0011
 """Threshold, box and PNG of a 14 x 14 map: CPU time measured on machine B."""
+LOT_PAUSE_S = 30.0
+"""Assumed, between two lots of shards to label: the last blocks end, the next lot is planned (up to
+100,000 runs, some 0.1 ms each), and actors start; their first batch took 5 to 14 s on machine A."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)

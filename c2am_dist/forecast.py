@@ -1,10 +1,9 @@
 """What a job will read, compute, exchange and hold, before anything is paid for.
 
 Arithmetic on plain numbers: nothing is read here, and neither torch nor Ray is needed. The
-stages of a job run side by side, so the slowest one sets the pace. Starting machines and
-processes, checkpoints, the latency of small messages and whatever else keeps a stage from its
-rate are left out: the hours are the least it can take. docs/performance.md holds them against
-what was measured.
+stages of a job run side by side, so the slowest one sets the pace. Left out are starts (but those
+between lots of labels), checkpoints, the latency of small messages and whatever else keeps a stage
+from its rate: the hours are a minimum. docs/performance.md holds them against measurements.
 """
 
 import dataclasses
@@ -17,13 +16,12 @@ from c2am_dist.assumptions import (
     GPU_GFLOPS,
     IMAGENET_IMAGE_BYTES,
     LABEL_ROW_CPU_S,
+    LOT_PAUSE_S,
     PlanConfig,
 )
 
 WINDOWS_HELD = 2
 """Windows of encoded images in the object store at least: one is cut while the next is read."""
-BATCHES_HELD = 3
-"""Decoded batches a training worker has waiting, and the one it trains on."""
 BLOCKS_HELD = 2
 """Decoded blocks that Ray Data sends to a model actor before the first one is done."""
 
@@ -50,6 +48,8 @@ class ImageSet:
     """Read from storage: row groups are read whole, also where only some images are used."""
     image_bytes: float
     """Mean encoded size of an image."""
+    num_files: int = 1
+    """Shards."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -134,6 +134,8 @@ class Schedule:
     crop_px: int
     window_images: int
     """Images shuffled together."""
+    prefetch: int
+    """Decoded parts a worker has waiting, beside the one it trains on."""
     flops: float
     """Of an image in a step, all passes together."""
     num_parameters: int
@@ -157,15 +159,27 @@ class Forecast:
     """Into each worker in a step's forward pass, for the contrast; as much in the backward."""
     gradient_bytes: int = 0
     """Into each worker in a step, to average gradients."""
+    num_lots: int = 1
+    """Executions, one after the other; between them nothing is done."""
 
     @property
     def bottleneck(self) -> Stage:
         return max(self.stages, key=lambda stage: stage.seconds)
 
     @property
+    def pauses_s(self) -> float:
+        """Between lots; starting the first one is left out, like every start."""
+        return LOT_PAUSE_S * max(0, self.num_lots - 1)
+
+    @property
+    def seconds(self) -> float:
+        """The least that the job can take."""
+        return self.bottleneck.seconds + self.pauses_s
+
+    @property
     def time(self) -> str:
-        """The least that the job can take, in words."""
-        return _duration(self.bottleneck.seconds)
+        """The same in words."""
+        return _duration(self.seconds)
 
     def __str__(self) -> str:
         if not self.num_images:
@@ -193,11 +207,12 @@ class Forecast:
             spills = ", so it spills" if self.resident_bytes > store_bytes else ""
             held += f" of {_quantity(store_bytes, 'B')}{spills}"
         yield held
-        seconds = self.bottleneck.seconds
-        yield f"in all: at least {self.time}, {self.num_images / seconds:,.0f} images/s"
+        if self.pauses_s:
+            yield f"{self.num_lots:,} lots of shards: {_duration(self.pauses_s)} between them"
+        yield f"in all: at least {self.time}, {self.num_images / self.seconds:,.0f} images/s"
         price = self.workers.plan.dollars_per_hour
         if price is not None:
-            cost = price * seconds / 3600
+            cost = price * self.seconds / 3600
             per_million = cost * 1e6 / self.num_images
             yield f"cost: at least {cost:,.2f} $, {per_million:.2f} $ a million images"
 
@@ -212,7 +227,7 @@ def training(name: str, images: ImageSet, schedule: Schedule, workers: Workers) 
     gradient_bytes = 2 * 4 * schedule.num_parameters * (workers.number - 1) // workers.number
     step_bytes = block_bytes + 2 * gathered_bytes + gradient_bytes
     window_bytes = schedule.window_images * images.image_bytes
-    num_blocks = workers.num_decode_cpus + BATCHES_HELD * workers.number
+    num_blocks = workers.num_decode_cpus + (1 + schedule.prefetch) * workers.number
     return Forecast(
         what=f"{name}: {num_images:,} images in {schedule.steps:,} steps of {schedule.batch_size}"
         f" on {workers}",
@@ -238,6 +253,7 @@ def labeling(
     flops: float,
     pixel_bytes: int,
     block_bytes: int,
+    num_lots: int = 1,
 ) -> Forecast:
     """Labels for a set.
 
@@ -248,6 +264,7 @@ def labeling(
         flops: floating-point operations an image, all scales and mirrors together.
         pixel_bytes: decoded bytes an image, all scales together.
         block_bytes: decoded bytes that pass between tasks at a time.
+        num_lots: executions, one after the other.
     """
     cpu_s = workers.decode_s(images) + LABEL_ROW_CPU_S
     return Forecast(
@@ -261,6 +278,7 @@ def labeling(
         flops=flops,
         resident_bytes=(workers.num_decode_cpus + BLOCKS_HELD * workers.number) * block_bytes,
         workers=workers,
+        num_lots=num_lots,
     )
 
 

@@ -20,8 +20,12 @@ IMAGENET = ImageSet(
 )
 """Its training images, as large as the tar they come in."""
 BILLION = ImageSet(
-    num_images=10**9, num_bytes=round(IMAGENET.image_bytes * 1e9), image_bytes=IMAGENET.image_bytes
+    num_images=10**9,
+    num_bytes=round(IMAGENET.image_bytes * 1e9),
+    image_bytes=IMAGENET.image_bytes,
+    num_files=round(IMAGENET.image_bytes * 1e9 / 2**27),
 )
+"""In shards of 128 MiB, as prepare makes them."""
 L4, A100 = None, 60_000.0
 """GFLOP/s: the default, and NVIDIA's 2,470 images/s in training a ResNet-50 (24.5 GFLOP each)."""
 MACHINES = [(1, 0), (4, 0), (8, 4), (16, 8), (64, 32)]

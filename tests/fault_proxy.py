@@ -70,6 +70,8 @@ class FaultProxy:
         upstream = urllib.parse.urlsplit(endpoint).netloc
         self.requests: list[str] = []
         """``METHOD path`` of everything that was asked, in order."""
+        self.fetched_bytes = 0
+        """In the whole answers to GET."""
         self._faults: list[Fault] = []
         self._lock = threading.Lock()
         self._server = _Server(("127.0.0.1", 0), _handler(self, upstream))
@@ -107,12 +109,17 @@ class FaultProxy:
         with self._lock:
             self._faults.clear()
             self.requests.clear()
+            self.fetched_bytes = 0
 
     def _next(self, method: str, path: str) -> Fault | None:
         path = urllib.parse.unquote(path)
         with self._lock:
             self.requests.append(f"{method} {path}")
             return next((fault for fault in self._faults if fault.hits(method, path)), None)
+
+    def _sent(self, method: str, num_bytes: int) -> None:
+        with self._lock:
+            self.fetched_bytes += num_bytes if method == "GET" else 0
 
 
 class _Server(http.server.ThreadingHTTPServer):
@@ -147,6 +154,7 @@ def _handler(proxy: FaultProxy, upstream: str) -> type[http.server.BaseHTTPReque
                     self.send(status, headers, content, num_sent=half)
                 self.cut(reset=kind == "reset")
                 return
+            proxy._sent(self.command, len(content))
             self.send(status, headers, content[:half] if kind == "short" else content)
 
         do_GET = do_HEAD = do_PUT = do_POST = do_DELETE = answer

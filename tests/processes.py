@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import re
 import subprocess
 import sys
 import time
@@ -82,6 +83,16 @@ def own_processes(name: str) -> list[int]:
             if name.encode() in (entry / "cmdline").read_bytes() and _is_below(int(entry.name)):
                 found.append(int(entry.name))
     return found
+
+
+def has_open(pid: int, path: str) -> bool:
+    """Whether a process has a file open whose path, or what is left of it, matches."""
+    with contextlib.suppress(OSError):
+        for entry in Path(f"/proc/{pid}/fd").iterdir():
+            with contextlib.suppress(OSError):  # files come and go
+                if re.search(path, os.readlink(entry)):
+                    return True
+    return False
 
 
 def _is_below(pid: int) -> bool:

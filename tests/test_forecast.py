@@ -31,6 +31,7 @@ SCHEDULE = Schedule(
     batch_size=100,
     crop_px=100,
     window_images=500,
+    prefetch=2,
     flops=9e9,
     num_parameters=1_000_000,
     num_gathered=600,
@@ -62,6 +63,33 @@ def test_labeling_by_hand():
         {"read": 0.05, "decode": 1.11, "model": 0.5, "exchange": 250 * 30_000 / 1e9}
     )
     assert found.resident_bytes == 18e6
+
+
+def test_between_lots_of_shards_nothing_is_done():
+    plan = dataclasses.replace(PLAN, dollars_per_hour=3600.0)
+    workers = dataclasses.replace(WORKERS, plan=plan)
+    sizes = {"flops": 2e9, "pixel_bytes": 30_000, "block_bytes": 10**6}
+    one, three = (
+        forecast.labeling("labels", IMAGES, workers, **sizes, num_lots=num_lots)
+        for num_lots in (1, 3)
+    )
+    assert (one.seconds, three.seconds) == pytest.approx((1.11, 61.11))
+    assert "cost: at least 61.11 $" in str(three)
+    assert "3 lots of shards: 60.0 s between them" in str(three)
+    assert "lots" not in str(one)
+
+
+@pytest.mark.parametrize(
+    ("num_files", "num_gpus", "num_lots"),
+    [(2000, 1, 1), (2001, 1, 2), (20_000, 16, 2), (860_000, 64, 43)],
+)
+def test_lots_are_as_many_shards_as_keep_the_actors_busy(
+    num_files: int, num_gpus: int, num_lots: int
+):
+    images = dataclasses.replace(IMAGES, num_files=num_files)
+    cluster = Cluster(num_machines=96, num_cpus=1024, num_gpus=num_gpus)
+    found = pipeline.forecast(images, LabelConfig(size_px=224), "resnet18", PLAN, cluster)
+    assert found.num_lots == num_lots
 
 
 def test_without_gpus_models_and_decoding_share_the_cpus():
@@ -170,6 +198,7 @@ def test_a_sample_of_many_shards_estimates_the_set(tmp_path: Path):
     files = [File(str(f), f.stat().st_size) for f in sorted(Path(folder).glob("*.parquet"))]
     exact, sampled = _image_set(files), _image_set(files, at_most=3)
     assert exact.num_images == 64
+    assert exact.num_files == sampled.num_files == 8
     assert sampled.num_images == pytest.approx(64, rel=0.1)
     assert sampled.num_bytes == pytest.approx(exact.num_bytes, rel=0.1)
 

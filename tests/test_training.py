@@ -156,6 +156,11 @@ def test_another_config_under_the_same_name_is_refused(two_workers: Path, config
         fit(override(config, {"optim.lr": 0.5}))
 
 
+def test_what_changes_no_result_may_differ(two_workers: Path, config: TrainConfig):
+    changes = {"data.prefetch": 5, "data.decode_tasks": 1, "run.log_every": 3}
+    assert fit(override(config, changes)).manifest["step"] == 6
+
+
 def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_good_checkpoint(
     two_workers: Path, config: TrainConfig
 ):

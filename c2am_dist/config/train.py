@@ -32,6 +32,8 @@ class DataConfig:
     """Larger images are decoded at a reduced scale where JPEG allows it, else skipped."""
     decode_tasks: int | None = None
     """Concurrent decode tasks; follows from the cluster's idle CPUs if unset."""
+    prefetch: int = 2
+    """Decoded parts of a batch that each worker has waiting, beside the one it trains on."""
 
     def __post_init__(self) -> None:
         require(self.limit is None or self.limit > 0, "data.limit", "positive", self.limit)
@@ -50,6 +52,7 @@ class DataConfig:
             "positive",
             self.decode_tasks,
         )
+        require(self.prefetch > 0, "data.prefetch", "positive", self.prefetch)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)

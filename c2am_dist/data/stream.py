@@ -110,6 +110,8 @@ def parts(
     decode = functools.partial(
         _decode_chunk, data=data, seed=seed, part_sizes=part_sizes, classes=tuple(classes)
     )
+    has_gpus = ray.cluster_resources().get("GPU", 0) > 0  # then nodes without any come first
+    placement: dict[str, Any] = {"scheduling_strategy": "DEFAULT"} if has_gpus else {}
     dataset = (
         # Numbers from the driver; `ray.data.range` would make them in tasks of a whole CPU each, and
         # wait for ever where training leaves less.
@@ -119,6 +121,7 @@ def parts(
             batch_size=None,
             num_cpus=READ_CPUS,
             compute=TaskPoolStrategy(size=min(_num_readers(), len(windows))),
+            **placement,
         )
         .map_batches(
             decode,
@@ -126,6 +129,7 @@ def parts(
             batch_format="pyarrow",
             num_cpus=DECODE_CPUS,
             compute=TaskPoolStrategy(size=data.decode_tasks),
+            **placement,
         )
     )
     context = dataset.context
@@ -236,12 +240,12 @@ def _training_view(
     )
 
 
-def worker_parts(shard: DataIterator, *, crop_px: int, prefetch_parts: int = 2) -> Iterator[Part]:
+def worker_parts(shard: DataIterator, *, crop_px: int, prefetch: int = 2) -> Iterator[Part]:
     """This worker's part of each global batch, as the split deals them."""
     blocks: Any = shard.iter_batches(
         batch_size=cast(int, None),  # whole blocks
         batch_format="pyarrow",
-        prefetch_batches=prefetch_parts,
+        prefetch_batches=prefetch,
     )
     for block in blocks:
         pixels = np.frombuffer(block["pixels"][0].as_buffer(), np.uint8)

@@ -3,7 +3,7 @@
 Each shard gets one label file under the same relative path, with its rows in the same order,
 and the file appears whole or not at all. So what is done can be seen in the folder: the same
 command again labels the shards that have no file yet, and ``_SUCCESS`` ends the set. Shards
-are labeled some thousand at a time, and memory does not grow with the set.
+are labeled in lots of some thousand: of a set, the driver holds one entry a shard.
 """
 
 import dataclasses
@@ -11,6 +11,7 @@ import hashlib
 import logging
 import time
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 import ray
 
@@ -23,6 +24,7 @@ from c2am_dist.data.label_set import LabelFile
 from c2am_dist.forecast import Cluster, Forecast, ImageSet
 from c2am_dist.labeling import pipeline, write
 from c2am_dist.labeling.stages import Provenance
+from c2am_dist.labeling.write import PlannedFile
 from c2am_dist.method.activation import Polarity, doubts
 from c2am_dist.method.c2am import C2AM
 from c2am_dist.method.encoders import build_encoder
@@ -30,8 +32,10 @@ from c2am_dist.storage import File
 
 logger = logging.getLogger(__name__)
 
-SHARDS_AT_ONCE = 2000
-"""Shards in one Ray Data execution: hours of work, and some ten MB of row groups to plan."""
+FOOTERS_AT_ONCE = 16
+"""Read at once; over the network they are latency, not work."""
+SAMPLED_SHARDS = 2000
+"""Footers that a dry run reads at most."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -82,14 +86,31 @@ def label(config: LabelConfig) -> LabelReport:
     if done:
         print(f"{len(done)} of {len(planned)} label files are there already", flush=True)
     files = write.check(done, provenance)
-    num_new, model_ref = 0, ray.put(model)
-    for start in range(0, len(missing), SHARDS_AT_ONCE):
-        some = missing[start : start + SHARDS_AT_ONCE]
-        new = write.label_shards(some, config, provenance, model_ref)
-        num_new += sum(file.num_rows for file in new)
-        files += new
+    new = _label_lots(missing, config, provenance, ray.put(model)) if missing else []
+    files += new
     label_set.seal(config.output, identity, sorted(files, key=lambda file: file.name))
-    return _report(files, num_new=num_new, started=started)
+    return _report(files, num_new=sum(file.num_rows for file in new), started=started)
+
+
+def _label_lots(
+    missing: Sequence[PlannedFile],
+    config: LabelConfig,
+    provenance: Provenance,
+    model: "ray.ObjectRef[C2AM]",
+) -> list[LabelFile]:
+    """Labels shards, lot by lot; the footers of a lot are read while the one before is labeled."""
+    size = pipeline.lot_shards(pipeline.find_resources(config).num_actors)
+    lots = [missing[start : start + size] for start in range(0, len(missing), size)]
+    pool, written = ThreadPoolExecutor(FOOTERS_AT_ONCE), []
+    try:
+        reading = [pool.submit(write.index, file) for file in lots[0]]
+        for lot, following in zip(lots, [*lots[1:], []], strict=True):
+            row_groups = [group for done in reading for group in done.result()]
+            reading = [pool.submit(write.index, file) for file in following]
+            written += write.label_shards(lot, row_groups, config, provenance, model)
+    finally:
+        pool.shutdown(cancel_futures=True)
+    return written
 
 
 def dry_run(config: LabelConfig, plan: PlanConfig, cluster: Cluster) -> Forecast:
@@ -108,7 +129,7 @@ def dry_run(config: LabelConfig, plan: PlanConfig, cluster: Cluster) -> Forecast
     return pipeline.forecast(images, config, loaded.encoder, plan, cluster)
 
 
-def _image_set(files: Sequence[File], *, at_most: int = SHARDS_AT_ONCE) -> ImageSet:
+def _image_set(files: Sequence[File], *, at_most: int = SAMPLED_SHARDS) -> ImageSet:
     """The images of shards; where these are many, estimated by size from ``at_most`` of them."""
     sample = files[:: -(-len(files) // at_most) or 1]
     row_groups = shards.index([file.uri for file in sample], allow_empty=True)
@@ -120,6 +141,7 @@ def _image_set(files: Sequence[File], *, at_most: int = SHARDS_AT_ONCE) -> Image
         num_images=num_rows * whole // part,
         num_bytes=num_bytes * whole // part,
         image_bytes=num_bytes / (num_rows or 1),
+        num_files=len(files),
     )
 
 

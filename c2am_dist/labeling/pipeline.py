@@ -27,6 +27,10 @@ offers no CPU, to be left alone."""
 STORE_BLOCKS = 64
 """Blocks that fit into a node's object store at least, where a batch is no larger; fewer were
 seen to spill while actors start and decoded blocks wait for them."""
+LOT_SHARDS, LOT_SHARDS_AN_ACTOR, LOT_SHARDS_AT_MOST = 2000, 1000, 20_000
+"""Shards in one Ray Data execution, in which actors start anew: minutes of work for the fastest of
+them. At most so many, since the driver holds 7 kB a shard of its row groups (measured, of 32), and
+some kB of each of its runs that is planned."""
 
 
 def stream(
@@ -45,13 +49,7 @@ def stream(
         max_pixels=config.max_megapixels * 1e6,
     )
     to_rows = functools.partial(label_rows, config=config, provenance=provenance)
-    cluster = ray.cluster_resources()
-    shares = _resources(
-        config.num_actors,
-        config.use_gpu,
-        cpus=int(cluster.get("CPU", 0)),
-        gpus=cluster.get("GPU", 0),
-    )
+    shares = find_resources(config)
     dataset = ray.data.from_items(runs, override_num_blocks=len(runs))
     dataset.context.execution_options.preserve_order = True
     dataset.context.target_max_block_size = _block_bytes(
@@ -59,7 +57,11 @@ def stream(
     )
     return (
         dataset.map_batches(
-            decode, batch_size=None, batch_format="pyarrow", num_cpus=shares.decode_cpus
+            decode,
+            batch_size=None,
+            batch_format="pyarrow",
+            num_cpus=shares.decode_cpus,
+            **shares.placement,
         )
         .map_batches(
             ModelActor,
@@ -104,7 +106,13 @@ def forecast(
         flops=flops,
         pixel_bytes=sum(3 * px**2 for px in sizes_px),
         block_bytes=block_bytes,
+        num_lots=-(-images.num_files // lot_shards(shares.num_actors)),
     )
+
+
+def lot_shards(num_actors: int) -> int:
+    """How many shards to label in one execution."""
+    return min(LOT_SHARDS_AT_MOST, max(LOT_SHARDS, LOT_SHARDS_AN_ACTOR * num_actors))
 
 
 def _sizes_px(config: LabelConfig) -> list[int]:
@@ -149,10 +157,20 @@ class Resources:
     actor_cpus: float
     actor_gpus: float
     decode_cpus: float
+    placement: dict[str, Any]
+    """Where decoding goes. Ray Data spreads tasks over all nodes; Ray's own rule fills those that
+    have no GPU first, and takes idle CPUs of the others only when these are full."""
     row_tasks: int
     """Tasks that label rows: one for each GPU at least, whose maps take a CPU a millisecond each.
     They reserve next to no CPU: decode tasks keep theirs while they wait for the actors, and rows
     that waited for them in turn stood still (seen on two CPUs)."""
+
+
+def find_resources(config: LabelConfig) -> Resources:
+    """Shares of the cluster as it is now; raises as :func:`_resources`."""
+    cluster = ray.cluster_resources()
+    cpus, gpus = int(cluster.get("CPU", 0)), cluster.get("GPU", 0)
+    return _resources(config.num_actors, config.use_gpu, cpus=cpus, gpus=gpus)
 
 
 def _resources(
@@ -187,6 +205,7 @@ def _resources(
         actor_cpus=actor_cpus,
         actor_gpus=min(1.0, gpus / num_actors) or 1.0 if use_gpu else 0.0,
         decode_cpus=decode_cpus,
+        placement={"scheduling_strategy": "DEFAULT"} if use_gpu else {},
         # Of a cluster that still has to start, the actors are all that is known.
         row_tasks=max(cpus // 2, num_actors) if use_gpu else max(1, (cpus or num_actors) // 2),
     )

@@ -5,6 +5,7 @@ Every function here runs on a worker.
 
 import dataclasses
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,8 @@ from c2am_dist.method import activation as maps
 from c2am_dist.method import boxes, cues, encoders, images
 from c2am_dist.method.activation import Polarity
 from c2am_dist.method.c2am import C2AM
+
+_COLUMNS = ("image_id", "image")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -42,16 +45,26 @@ def decode_run(
 ) -> Iterator[dict[str, np.ndarray]]:
     """The decoded images of a run, one batch at a time."""
     (row,) = run.to_pylist()
+    groups = [RowGroup(row["uri"], index, num_rows=row["num_rows"]) for index in row["indices"]]
     pending = None
-    for index in row["indices"]:
-        group = RowGroup(row["uri"], index, num_rows=row["num_rows"])
-        table = shards.read(group, ["image_id", "image"])
+    for table in _read(groups):
         pending = table if pending is None else pa.concat_tables([pending, table])
         while pending.num_rows >= batch_size:
             yield _decode_batch(pending[:batch_size], row["uri"], sizes_px, max_pixels)
             pending = pending[batch_size:]
     if pending is not None and pending.num_rows:
         yield _decode_batch(pending, row["uri"], sizes_px, max_pixels)
+
+
+def _read(groups: Sequence[RowGroup]) -> Iterator[pa.Table]:
+    """Row groups, each read while the one before is decoded: so two are in memory."""
+    with ThreadPoolExecutor(1) as pool:
+        reading = pool.submit(shards.read, groups[0], _COLUMNS)
+        for following in groups[1:]:
+            table = reading.result()
+            reading = pool.submit(shards.read, following, _COLUMNS)
+            yield table
+        yield reading.result()
 
 
 def _decode_batch(

@@ -22,6 +22,7 @@ from c2am_dist import __version__, names, schema, storage
 from c2am_dist.config import LabelConfig
 from c2am_dist.data import shards
 from c2am_dist.data.label_set import LabelFile
+from c2am_dist.data.shards import RowGroup
 from c2am_dist.labeling import pipeline
 from c2am_dist.labeling.stages import Provenance
 from c2am_dist.method.c2am import C2AM
@@ -83,14 +84,27 @@ def check(done: Sequence[PlannedFile], provenance: Provenance) -> list[LabelFile
     return found + ray.get(list(checking))
 
 
+def index(file: PlannedFile) -> list[RowGroup]:
+    """The row groups of its shard; raises as :func:`shards.index`, but may be empty."""
+    return shards.index([file.shard], allow_empty=True)
+
+
 def label_shards(
     files: Sequence[PlannedFile],
+    row_groups: Sequence[RowGroup],
     config: LabelConfig,
     provenance: Provenance,
     model: "ray.ObjectRef[C2AM]",
 ) -> list[LabelFile]:
-    """Labels shards and writes each label file once its last block is there."""
-    row_groups = shards.index([file.shard for file in files], allow_empty=True)
+    """Labels shards and writes each label file once its last block is there.
+
+    Args:
+        files: the shards.
+        row_groups: theirs, in this order.
+        config: of the job.
+        provenance: what its rows have in common.
+        model: reference to the model.
+    """
     num_rows = Counter({file.shard: 0 for file in files})
     for group in row_groups:
         num_rows[group.uri] += group.num_rows
@@ -113,7 +127,7 @@ def label_shards(
 
 
 def _blocks(
-    row_groups: Sequence[shards.RowGroup],
+    row_groups: Sequence[RowGroup],
     config: LabelConfig,
     provenance: Provenance,
     model: "ray.ObjectRef[C2AM]",

@@ -71,8 +71,8 @@ def _description(config: SweepConfig, base: TrainConfig) -> dict[str, Any]:
     """What must agree for a sweep to go on: its results would mean something else."""
     told = json.loads(json.dumps(dataclasses.asdict(config)))
     tree = json.loads(to_json(base))
-    del tree["scaling"], tree["data"]["decode_tasks"], tree["run"]["max_failures"]
-    del tree["run"]["storage"]  # a folder may be moved
+    del tree["scaling"], tree["data"]["decode_tasks"], tree["data"]["prefetch"]
+    del tree["run"]["max_failures"], tree["run"]["storage"]  # a folder may be moved
     return {
         "sweep": {name: value for name, value in told.items() if name not in _FREE},
         "config": tree,

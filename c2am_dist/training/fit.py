@@ -118,6 +118,7 @@ def expected(
         batch_size=config.optim.batch_size,
         crop_px=config.data.crop_px,
         window_images=max(config.data.shuffle_images, config.optim.batch_size),
+        prefetch=config.data.prefetch,
         flops=passes * model.flops,
         num_parameters=model.num_parameters,
         num_gathered=2 * model.num_features if is_gathered else 0,
@@ -163,7 +164,6 @@ def _plan_job(config: TrainConfig, run: str, found: Inputs) -> Job:
 
 
 def _train(job: Job) -> None:
-    storage.sweep(job.run)
     storage.write_bytes(storage.join(job.run, "config.json"), (to_json(job.config) + "\n").encode())
     stopped = _run_workers(job)
     if stopped:
@@ -215,8 +215,12 @@ def _unused_dataset() -> ray.data.Dataset:
 
 
 def _stream(job: Job, num_workers: int) -> ray.data.Dataset:
-    """The parts still to train on; called anew whenever the workers (re)start."""
+    """The parts still to train on; called anew whenever the workers (re)start.
+
+    None of them writes then, so what killed ones have left half written is swept away, too.
+    """
     config = job.config
+    storage.sweep(job.run)
     return stream.parts(
         job.row_groups,
         data=config.data,
@@ -268,7 +272,7 @@ def _refuse_other_config(run: str, config: TrainConfig) -> None:
     old = flat(storage.read_json(uri))
     new = flat(json.loads(to_json(config)))
     free = ("scaling.", "run.storage", "run.log_every", "run.checkpoint_every", "run.keep_")
-    free += ("run.max_failures", "run.tracker", "data.decode_tasks")
+    free += ("run.max_failures", "run.tracker", "data.decode_tasks", "data.prefetch")
     changed = [
         f"{path} was {old.get(path)!r}, now {value!r}"
         for path, value in new.items()

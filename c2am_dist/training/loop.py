@@ -107,7 +107,8 @@ def _parts(job: Job, start_step: int) -> Iterator[Part]:
     shard = ray.train.get_dataset_shard("train")
     assert shard is not None
     step = start_step - 1
-    parts = stream.worker_parts(shard, crop_px=job.config.data.crop_px)
+    data = job.config.data
+    parts = stream.worker_parts(shard, crop_px=data.crop_px, prefetch=data.prefetch)
     for step, part in enumerate(parts, start_step):
         if part.step != step:
             raise RuntimeError(f"the stream delivered step {part.step}, expected {step}")

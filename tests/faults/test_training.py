@@ -5,6 +5,7 @@ import os
 import re
 import resource
 import signal
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -18,7 +19,7 @@ from jobs.local_s3 import LocalS3
 from tests.conftest import BASE
 from tests.fault_proxy import FaultProxy
 from tests.faults.nodes import NODE, kill_for_a_while, replace_a_node
-from tests.processes import Job, own_processes
+from tests.processes import Job, has_open, own_processes
 
 pytestmark = [pytest.mark.cluster, pytest.mark.slow]
 
@@ -55,6 +56,9 @@ class Training(Job):
         reached = checkpoint.latest_step(self.run) or 0
         assert reached < STEPS - 1, "too late to show anything"
         return reached
+
+    def num_resumed(self) -> int:
+        return self.log.read_text().count("resuming at step")
 
     def assert_as(self, undisturbed: Path, atol: float = 0.0) -> None:
         """Every step was logged once, and the weights are those of the undisturbed run."""
@@ -106,23 +110,35 @@ def test_a_worker_that_hangs_is_replaced_and_does_not_count_after_a_new_checkpoi
         training.assert_as(two_workers)
 
 
-def test_elastic_training_goes_on_with_the_nodes_that_are_left(
-    cluster: Cluster, two_workers_config: TrainConfig, two_workers: Path, tmp_path: Path
+def test_elastic_training_goes_on_with_the_nodes_that_are_left_and_takes_one_that_comes(
+    cluster: Cluster,
+    between: FaultProxy,
+    bucket: str,
+    two_workers_config: TrainConfig,
+    two_workers: Path,
+    tmp_path: Path,
 ):
     elastic = {"scaling.num_workers": "1 3"}
     with Training(
-        cluster, two_workers_config, f"{tmp_path}/run", tmp_path / "log", **elastic
+        cluster, two_workers_config, f"{bucket}/run", tmp_path / "log", **elastic
     ) as training:
         training.start()
         training.reach(1)
         assert len(own_processes("RayTrainWorker")) == 2
+        # Ray Train looks for new nodes every minute, so six steps have to take longer.
+        between.inject("delay", times=None, delay_s=6, method="PUT", path=rf"{bucket[4:]}/run/")
         cluster.remove_node(cluster.list_all_nodes()[-1], allow_graceful=False)
         try:
-            printed = training.end()
+            training.until(lambda: training.num_resumed() == 1)
+            training.until(lambda: len(own_processes("RayTrainWorker")) == 1)
         finally:
             cluster.add_node(**NODE)
-        assert printed.count("resuming at step") == 1
-        assert _num_repeated(printed) <= 1
+        training.until(lambda: training.num_resumed() == 2)
+        training.until(lambda: len(own_processes("RayTrainWorker")) == 2)
+        between.clear()
+        printed = training.end()
+        assert training.num_resumed() == 2
+        assert _num_repeated(printed) <= 2
         training.assert_as(two_workers, atol=1e-3)
 
 
@@ -154,11 +170,71 @@ def test_a_driver_killed_while_it_writes_goes_on_from_the_last_checkpoint(
         training.assert_as(two_workers)
 
 
+PARTIAL = {
+    "store": r"/(#\d+|tmp\w+) \(deleted\)$",
+    "disk": r"/run/checkpoints/step-\d+/\.\w+\.partial$",
+}
+"""What a worker has open while it writes a checkpoint: to a store, an unnamed temporary file."""
+
+
+def _stop_while_it_writes(training: Training, partial: str) -> int:
+    """Stops the worker that writes a checkpoint, before that is whole; its process id."""
+    found: list[int] = []
+
+    def is_stopped() -> bool:
+        for worker in own_processes("RayTrainWorker"):
+            if has_open(worker, partial):
+                os.kill(worker, signal.SIGSTOP)
+                time.sleep(0.1)
+                if has_open(worker, partial):
+                    found.append(worker)
+                    return True
+                os.kill(worker, signal.SIGCONT)
+        return False
+
+    training.until(is_stopped)
+    return found[0]
+
+
+@pytest.mark.parametrize("place", ["store", "disk"])
+def test_a_worker_killed_while_it_writes_a_checkpoint_leaves_the_one_before(
+    cluster: Cluster,
+    between: FaultProxy,
+    bucket: str,
+    two_workers_config: TrainConfig,
+    two_workers: Path,
+    tmp_path: Path,
+    place: str,
+):
+    run = f"{bucket if place == 'store' else tmp_path}/run"
+    with Training(cluster, two_workers_config, run, tmp_path / "log") as training:
+        training.start()
+        training.reach(1)
+        if place == "store":
+            held = between.inject(
+                "delay", delay_s=60, method="PUT", path=rf"{run[4:]}/.*/checkpoint.pt"
+            )
+            training.until(lambda: held.injected > 0)
+        writer = _stop_while_it_writes(training, PARTIAL[place])
+        reached = checkpoint.latest_step(run)
+        os.kill(writer, signal.SIGKILL)
+        printed = training.end()
+        assert training.num_resumed() == 1
+        assert f"resuming at step {reached} of {STEPS}" in printed
+        assert _num_repeated(printed) <= 1
+        training.assert_as(two_workers)
+        assert not list(tmp_path.rglob("*.partial")), "left behind"
+
+
 def _refuse(between: FaultProxy) -> None:
     between.inject("denied", times=None, method="PUT", path=r"step-0000000[2-6]/checkpoint.pt")
 
 
 def _fill_the_disk(between: FaultProxy) -> None:
+    """A limit on the size of files, which needs no disk to fill: EFBIG in place of ENOSPC.
+
+    Both are errors of the same write, and nothing here tells them apart.
+    """
     for worker in own_processes("RayTrainWorker"):
         resource.prlimit(worker, resource.RLIMIT_FSIZE, (2**20, 2**20))
 

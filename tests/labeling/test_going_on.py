@@ -14,7 +14,7 @@ from c2am_dist.assumptions import PlanConfig
 from c2am_dist.config import LabelConfig
 from c2am_dist.data import label_set
 from c2am_dist.forecast import Cluster
-from c2am_dist.labeling import LabelReport, dry_run, label
+from c2am_dist.labeling import LabelReport, dry_run, label, pipeline
 from tests.labeling.sets import read_labels
 
 
@@ -73,12 +73,24 @@ def test_labeling_again_with_more_actors_gives_identical_rows(
 def test_a_half_written_file_of_a_killed_job_is_swept_away(
     labeled: Path, cut_off: Path, gone_on: tuple[Path, LabelReport]
 ):
-    def content(folder: Path) -> dict[str, bytes]:
-        files = [path for path in folder.rglob("*") if path.is_file()]
-        return {str(path.relative_to(folder)): path.read_bytes() for path in files}
+    assert b"half" in _content(cut_off).values()
+    assert _content(gone_on[0]) == _content(labeled)
 
-    assert b"half" in content(cut_off).values()
-    assert content(gone_on[0]) == content(labeled)
+
+def test_labels_made_in_several_lots_are_the_same(
+    labeled: Path, labeled_config: LabelConfig, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(pipeline, "LOT_SHARDS", 2)
+    monkeypatch.setattr(pipeline, "LOT_SHARDS_AN_ACTOR", 2)
+    assert pipeline.lot_shards(num_actors=1) == 2  # of 4: two lots, the second with an empty shard
+    output = labeled.with_name("lots")
+    assert label(dataclasses.replace(labeled_config, output=str(output))).num_new == 20
+    assert _content(output) == _content(labeled)
+
+
+def _content(folder: Path) -> dict[str, bytes]:
+    files = [path for path in folder.rglob("*") if path.is_file()]
+    return {str(path.relative_to(folder)): path.read_bytes() for path in files}
 
 
 def test_another_config_into_the_same_folder_is_refused_with_both_digests(

@@ -1,13 +1,18 @@
+import time
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import torch
 
+from c2am_dist import storage
 from c2am_dist.config import LabelConfig
+from c2am_dist.data import shards
+from c2am_dist.data.shards import RowGroup
 from c2am_dist.labeling.stages import ModelActor, decode_run
 from c2am_dist.method.activation import Polarity
 from tests.checkpoints import random_c2am
+from tests.fault_proxy import FaultProxy
 from tests.labeling.sets import photo, write_shard
 
 
@@ -51,3 +56,22 @@ def test_runs_are_decoded_in_whole_batches_across_row_groups(tmp_path: Path):
     assert [len(batch["image_id"]) for batch in batches] == [8, 8, 3]
     assert np.concatenate([b["image_id"] for b in batches]).tolist() == list(images)
     assert batches[2]["pixels_1"].shape == (3, 64, 64, 3)
+
+
+def test_the_next_row_group_is_read_while_one_is_decoded(
+    bucket: str, proxy: FaultProxy, tmp_path: Path
+):
+    shard = write_shard(tmp_path / "s.parquet", {f"{i}": photo(i) for i in range(8)})
+    uri = f"{bucket}/s.parquet"
+    storage.write_bytes(uri, shard.read_bytes())
+    run = pa.table({"uri": [uri], "indices": [[0, 1]], "num_rows": [8]})
+    batches = decode_run(run, sizes_px=[32], batch_size=4, max_pixels=1e6)
+    shards.read(RowGroup(uri, 0, num_rows=4), ["image_id", "image"])
+    of_a_group = len(proxy.requests)
+    proxy.clear()
+    next(batches)
+    deadline = time.monotonic() + 30
+    while len(proxy.requests) <= of_a_group:
+        assert time.monotonic() < deadline, "the second is read only when it is asked for"
+        time.sleep(0.01)
+    assert len(next(batches)["image_id"]) == 4 and next(batches, None) is None
