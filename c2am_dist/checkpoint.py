@@ -7,8 +7,10 @@ in neither: `encoders.read_state_dict` runs no code of it, and every field is ch
 
 import dataclasses
 import hashlib
+import importlib.metadata
 import io
 import json
+import platform
 import re
 from collections.abc import Mapping
 from typing import Any, get_origin
@@ -74,11 +76,19 @@ def save(uri: str, checkpoint: Checkpoint) -> str:
         "format": FORMAT,
         "sha256": sha256,
         "package_version": checkpoint.package_version,
+        "versions": versions(),
         **{name: fields[name] for name in described},
     }
     text = json.dumps(manifest, indent=2) + "\n"
     storage.write_bytes(storage.join(uri, "manifest.json"), text.encode())
     return sha256
+
+
+def versions() -> dict[str, str]:
+    """Of what computes: with other ones, a run need not give the same bits."""
+    names = ("torchvision", "ray", "numpy")
+    others = {name: importlib.metadata.version(name) for name in names}
+    return {"torch": torch.__version__, **others, "python": platform.python_version()}
 
 
 def copy(source: str, target: str) -> None:

@@ -37,7 +37,8 @@ def report(
         max_images: Most images in a report's gallery; 10000 in a folder and 500 in one file if
             unset. Counts and histograms are of all labels.
         select: Which images, where there are more, and the report's first order: drawn at random,
-            the worst (errors, no box, lowest IoU), or the least confident.
+            the worst (errors, no box, then the lowest IoU where boxes are known), or the least
+            confident.
         seed: Another one shows other images.
         allow_incomplete: Show a folder whose labeling has not finished (no ``_SUCCESS``).
     """

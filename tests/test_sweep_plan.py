@@ -1,20 +1,24 @@
 """Sweeps on paper: what is swept, which trials follow, what their results say. No Ray."""
 
+import dataclasses
 import json
 import shlex
 import subprocess
 import sys
 from pathlib import Path
 
+import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet as pq
 import pytest
 
+from c2am_dist import schema
 from c2am_dist.config import PRESETS, TrainConfig, override
-from c2am_dist.sweep import results, space
+from c2am_dist.sweep import job, results, space
 from c2am_dist.sweep.results import Record
 from c2am_dist.sweep.spec import SweepConfig, Trial, command, differences, plan
 from jobs import train
+from tests.images import write_shards
 
 ROOT = Path(__file__).resolve().parents[1]
 BASE = override(
@@ -212,9 +216,15 @@ def test_the_best_trial_is_the_one_whose_objective_is_best_either_way():
     found = results.best(results.table(trials, records, SWEEP))
     assert found is not None and found["trial"] == trials[3].name and found["value"] == 63.0
     assert found["checkpoint"].endswith(f"{trials[3].name}/checkpoint")
+    # Its point, alpha 0, has 60 and 63.
+    assert found["loss.alpha"] == 0.0 and found["point_num_seeds"] == 2
+    assert (found["point_mean"], found["point_spread"]) == (61.5, pytest.approx(4.5**0.5))
     by_loss = SweepConfig(sweep=SWEEP.sweep, seeds=2, objective="loss")
     found = results.best(results.table(trials, records, by_loss))
     assert found is not None and found["value"] == -3.0
+    alone = results.table(trials, {trials[1].name: records[trials[1].name]}, SWEEP)
+    found = results.best(alone)
+    assert found is not None and found["point_num_seeds"] == 1 and found["point_spread"] is None
     assert results.best(results.table(trials, {}, SWEEP)) is None
 
 
@@ -252,6 +262,19 @@ def test_what_is_written_reads_back_the_same(tmp_path: Path):
     (tmp_path / "trials" / trials[0].name / "trial.json").write_text('{"what": 1}')
     with pytest.raises(ValueError, match=r"trial\.json: not the record of a trial"):
         results.read_records(folder, trials)
+
+
+def test_images_to_score_without_a_box_are_refused_before_anything_starts(tmp_path: Path):
+    shards = Path(write_shards(tmp_path / "shards", 8, num_files=1))
+    rows = pq.read_table(shards / "shard-00000.parquet").to_pylist()
+    rows[:4] = [row | {"boxes": None} for row in rows[:4]]  # and the first four are scored
+    table = pa.Table.from_pylist(rows, schema.SHARD)
+    pq.write_table(table, shards / "shard-00000.parquet")
+    sweep = SweepConfig(annotations=(str(shards),), score_images=4)
+    with pytest.raises(ValueError, match=r"none of the 4 images of .* has a box"):
+        job._to_score(sweep, BASE)
+    annotations, row_groups = job._to_score(dataclasses.replace(sweep, score_images=5), BASE)
+    assert annotations is not None and sum(group.num_rows for group in row_groups) == 5
 
 
 def test_another_sweep_is_told_field_by_field():

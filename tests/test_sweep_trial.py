@@ -28,7 +28,7 @@ BASE = override(
 NOTHING: Any = None  # what no test here reaches
 
 
-def _shared(base: TrainConfig, grace: float | None) -> Shared:
+def _shared(base: TrainConfig) -> Shared:
     trials = plan(SweepConfig(sweep=("loss.alpha=0",), seeds=1), base)
     inputs = Inputs(
         row_groups=[RowGroup("x", 0, 10_000)],
@@ -41,8 +41,7 @@ def _shared(base: TrainConfig, grace: float | None) -> Shared:
         inputs={(("x",), "resnet50", "none"): inputs},
         scorers=NOTHING,
         objective="loss",
-        asha_grace=grace,
-        cpus_per_worker=None,
+        asha_grace=0.25,
         earlier={},
     )
 
@@ -61,15 +60,8 @@ def test_under_asha_a_row_of_metrics_comes_with_the_first_checkpoint(
     grace: float | None, checkpoint_every: int, log_every: int, expected: tuple[int, int]
 ):
     changes = {"run.checkpoint_every": checkpoint_every, "run.log_every": log_every}
-    config = tuned(override(BASE, changes), _shared(BASE, grace), total_steps=100)
+    config = tuned(override(BASE, changes), grace, total_steps=100)
     assert (config.run.checkpoint_every, config.run.log_every) == expected
-
-
-def test_a_trial_takes_its_share_of_cpus_where_the_config_leaves_it_open():
-    shared = dataclasses.replace(_shared(BASE, None), cpus_per_worker=1.5)
-    assert tuned(BASE, shared, 100).scaling.cpus_per_worker == 1.5
-    own = override(BASE, {"scaling.cpus_per_worker": 4.0})
-    assert tuned(own, shared, 100).scaling.cpus_per_worker == 4.0
 
 
 def test_the_loss_of_a_checkpoint_is_that_of_the_last_row_before_it(tmp_path: Path):
@@ -97,7 +89,7 @@ class HeldBack(list[RowGroup]):
 @contextlib.contextmanager
 def _running(tmp_path: Path, scorers: Any = NOTHING) -> Iterator[tuple[TrialRun, Path]]:
     """A trial whose run is at work until the block ends; and the checkpoint of step 25 of it."""
-    shared = _shared(override(BASE, {"run.storage": str(tmp_path)}), 0.25)
+    shared = _shared(override(BASE, {"run.storage": str(tmp_path)}))
     ((key, inputs),) = shared.inputs.items()
     images = HeldBack()
     inputs = {key: dataclasses.replace(inputs, row_groups=images)}

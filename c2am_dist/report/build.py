@@ -115,7 +115,8 @@ def _show(
         return None
     max_images, select, seed = choice
     num_rows = gallery.write(gallery.choose(counted, max_images, select, seed), known, target)
-    return Gallery(num_rows, _note(num_rows, found, select), _ORDERS[select])
+    note = _note(num_rows, found, select)
+    return Gallery(num_rows, note, _ORDERS[select], has_truth=found.num_scored > 0)
 
 
 def _scores(metrics: str, run: str, sweep: str) -> list[Section]:
@@ -138,7 +139,9 @@ def _note(num_rows: int, found: Overview, select: Select) -> str:
         return f"All {num_rows:,} images."
     how = {
         "sample": "drawn at random",
-        "worst": "those with an error, without a box, or with the lowest IoU",
+        "worst": "those with an error, without a box, or with the lowest IoU"
+        if found.num_scored
+        else "errors and images without a box first, the others drawn at random",
         "uncertain": "those with the lowest confidence",
     }
     return f"{num_rows:,} of {found.num_rows:,} images: {how[select]}."

@@ -48,6 +48,8 @@ class Gallery(NamedTuple):
     note: str
     order: str
     """One of the orders of ``page/gallery.js``."""
+    has_truth: bool
+    """Whether a box of any image is known; else the worst cannot be told by IoU."""
 
 
 def shown(text: str, limit: int = MAX_ID) -> str:

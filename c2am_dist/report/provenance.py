@@ -78,6 +78,7 @@ def run_section(uri: str, labeled_by: set[str]) -> Section:
             for name in names
             if name not in skip
         ]
+        rows += _versions(checkpoint.read_manifest(checkpoint.find(uri)))
         content = content or _object(loaded.config)
         if labeled_by:
             same = "this checkpoint" if sha256 in labeled_by else "another checkpoint"
@@ -94,6 +95,13 @@ def run_section(uri: str, labeled_by: set[str]) -> Section:
         tables=[Table("Run and checkpoint", ("what", "value"), rows)],
         texts=texts,
     )
+
+
+def _versions(manifest: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """What the run was computed with, where its manifest says so."""
+    found = manifest.get("versions")
+    known = found.items() if isinstance(found, dict) else ()
+    return [(f"{name} of the run", str(version)) for name, version in known]
 
 
 def _config(uri: str) -> dict[str, Any]:

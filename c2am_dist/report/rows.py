@@ -72,7 +72,8 @@ def scan(files: Sequence[storage.File], known: dict[str, list[str]]) -> Iterator
             and classes, where they have any.
 
     Raises:
-        ValueError: a file is not Parquet, lacks a column or has it in another type; names it.
+        ValueError: a file is not Parquet, lacks a column or has it in another type, or the
+            shards of one name hold an image twice; names it.
     """
     place = 0
     for file in files:
@@ -100,7 +101,11 @@ def groups(uri: str) -> list[shards.RowGroup]:
 
 
 def _notes(uris: Sequence[str]) -> dict[str, tuple[list[Box] | None, str | None]]:
-    """Boxes and class of every image of some shards, by id."""
+    """Boxes and class of every image of some shards, by id.
+
+    Raises:
+        ValueError: an id comes twice, so that nothing says which image is meant; names it.
+    """
     found = {}
     for uri in uris:
         columns = _there(uri, ("image_id", "boxes", "label"))
@@ -108,6 +113,8 @@ def _notes(uris: Sequence[str]) -> dict[str, tuple[list[Box] | None, str | None]
             for row in shards.read(group, columns).to_pylist():
                 truths = row.get("boxes")
                 truths = None if truths is None else [(a, b, c, d) for a, b, c, d in truths]
+                if row["image_id"] in found:
+                    raise ValueError(f"{uri}: image_id {row['image_id']!r} is in the shards twice")
                 found[row["image_id"]] = (truths, row.get("label"))
     return found
 

@@ -1,7 +1,8 @@
 """A sweep's trials: what was swept against what came out, and every trial in a table."""
 
 import math
-from collections import defaultdict
+import shlex
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from typing import Any
 
@@ -34,13 +35,13 @@ def section(uri: str) -> Section:
     about_uri = storage.join(uri, "sweep.json")
     about = storage.read_json(about_uri) if storage.exists(about_uri) else {}
     swept = _swept(trials)
-    good = [trial for trial in trials if _is_finite(trial.get("value"))]
-    texts = [Text("sweep.json", json_lines(about))] if about else []
+    # What ASHA stopped trained less: means with it would say nothing.
+    good = [t for t in trials if t["status"] == "finished" and _is_finite(t.get("value"))]
+    line = about.pop("command", None)
+    texts = [Text("Command of the sweep", [_shell(line)])] if line else []
+    texts += [Text("sweep.json", json_lines(about))] if about else []
     commands = [f"{t['trial']}: {t['command']}" for t in trials if t.get("command")]
     texts += [Text("Command of each trial", commands)] if commands else []
-    lost = len(trials) - len(good)
-    notes = [f"{len(trials)} trials over {', '.join(swept) or 'nothing'}."]
-    notes += [f"{lost} of them came to no value; the table says why."] if lost else []
     charts = [
         _chart(good, path, [other for other in swept if other != path], outcome)
         for path in swept
@@ -49,11 +50,26 @@ def section(uri: str) -> Section:
     return Section(
         id="sweep",
         title="Sweep",
-        notes=notes,
+        notes=[f"{len(trials)} trials over {', '.join(swept) or 'nothing'}.", *_lost(trials)],
         tables=[*_summaries(good, swept), _table(trials)],
         charts=charts if good else [],
         texts=texts,
     )
+
+
+def _lost(trials: Sequence[Trial]) -> list[str]:
+    """How many trials are not in the charts, and why."""
+    how = {"stopped": "stopped early", "failed": "failed", "unfinished": "unfinished"}
+    counts = Counter(trial["status"] for trial in trials)
+    told = [f"{counts[status]} {text}" for status, text in how.items() if counts[status]]
+    if not told:
+        return []
+    return [f"{', '.join(told)}: in the table of trials, and in no chart or mean."]
+
+
+def _shell(words: object) -> str:
+    """A command line as it would be typed; one that is no list of words, as it is."""
+    return shlex.join(map(str, words)) if isinstance(words, list) else str(words)
 
 
 def _read(uri: str) -> list[Trial]:
@@ -62,9 +78,10 @@ def _read(uri: str) -> list[Trial]:
     A column of another type may be one of Ray Data's that unpickles its values.
     """
     kinds = shards.read_schema(uri)
-    if "trial" not in kinds.names:
-        raise ValueError(f"{uri}: column 'trial' is missing")
     plain = [f.name for f in kinds if _is_plain(f.type) and kinds.names.count(f.name) == 1]
+    for name in ("trial", "status"):
+        if name not in plain or not _is_text(kinds.field(name).type):
+            raise ValueError(f"{uri}: column {name!r} is missing, or no text")
     table = _table_of(uri, plain)
     try:
         table.validate(full=True)
@@ -79,14 +96,12 @@ def _table_of(uri: str, columns: list[str]) -> pa.Table:
         return pq.read_table(source, columns=columns)
 
 
+def _is_text(kind: pa.DataType) -> bool:
+    return pa.types.is_string(kind) or pa.types.is_large_string(kind)
+
+
 def _is_plain(kind: pa.DataType) -> bool:
-    tests = (
-        pa.types.is_string,
-        pa.types.is_large_string,
-        pa.types.is_integer,
-        pa.types.is_floating,
-        pa.types.is_boolean,
-    )
+    tests = (_is_text, pa.types.is_integer, pa.types.is_floating, pa.types.is_boolean)
     return any(test(kind) for test in tests)
 
 

@@ -25,6 +25,7 @@ from c2am_dist.data.shards import RowGroup
 from c2am_dist.evaluation.inputs import Annotations, read_annotations
 from c2am_dist.method.contours import compile_scan
 from c2am_dist.sweep import results
+from c2am_dist.sweep.concurrency import Cluster, num_concurrent, with_share
 from c2am_dist.sweep.results import Record
 from c2am_dist.sweep.score import Scorers
 from c2am_dist.sweep.spec import SweepConfig, Trial, absolute, differences, folder_of, plan
@@ -56,12 +57,15 @@ def sweep(config: SweepConfig, base: TrainConfig) -> pa.Table:
     todo = [trial for trial in trials if trial.name not in records]
     print(f"{folder}: {len(trials)} trials, {len(todo)} of them to run", flush=True)
     if todo:
-        shared = _share(config, base, trials, records)
+        number, placed = _placed(trials, config.concurrent)
+        shared = _share(config, base, placed, records)
         _write_description(folder, _description(config, base))
         recorder = _Recorder(folder, trials, records, config)
         recorder.write_tables()
         # Those that are over tell ASHA what they reached; else there is no need for them.
-        _run_trials(trials if config.asha else todo, shared, recorder, config, base)
+        trials_to_run = trials if config.asha else todo
+        at_a_time = dataclasses.replace(config, concurrent=number)
+        _run_trials(trials_to_run, shared, recorder, at_a_time, base)
     found = results.table(trials, records, config)
     results.write(folder, found)
     return found
@@ -132,7 +136,6 @@ def _share(
         scorers=scorers,
         objective=config.chosen_objective,
         asha_grace=config.asha_grace if config.asha else None,
-        cpus_per_worker=_cpus_per_worker(config, base),
         earlier=records,
     )
 
@@ -144,29 +147,26 @@ def _to_score(config: SweepConfig, base: TrainConfig) -> tuple[Annotations | Non
     if not config.annotations:
         return None, row_groups
     annotations = read_annotations(uris)
-    if not any(annotations.table["boxes"].to_pylist()):
-        raise ValueError(f"annotations: no image of {', '.join(config.annotations)} has a box")
+    if not any(any(shards.read(g, ["boxes"])["boxes"].to_pylist()) for g in row_groups):
+        raise ValueError(
+            f"annotations: none of the {sum(g.num_rows for g in row_groups)} images of "
+            f"{', '.join(config.annotations)} that would be scored has a box (--score-images)"
+        )
     # Masks are read anew for each image that is scored, and no objective looks at them.
     return dataclasses.replace(annotations, mask_uris=frozenset()), row_groups
 
 
-def _num_concurrent(config: SweepConfig, base: TrainConfig) -> int:
-    """Trials at a time that the cluster has room for: as many as GPUs for their workers."""
-    if config.concurrent is not None:
-        return config.concurrent
-    use_gpu, gpus = base.scaling.use_gpu, ray.cluster_resources().get("GPU", 0)
-    if use_gpu is False or not gpus:
-        return 1  # whose workers take half the CPUs, and its decoding the others
-    return max(1, int(gpus) // base.scaling.max_workers)
-
-
-def _cpus_per_worker(config: SweepConfig, base: TrainConfig) -> float | None:
-    """For trials beside each other without GPUs: half of the CPUs for all their workers."""
-    resources = ray.cluster_resources()
-    number = _num_concurrent(config, base)
-    if number == 1 or base.scaling.use_gpu or resources.get("GPU", 0) > 0:
-        return None
-    return round(resources.get("CPU", 0) / 2 / number / base.scaling.max_workers, 2) or None
+def _placed(trials: Sequence[Trial], wanted: int | None) -> tuple[int, list[Trial]]:
+    """How many trials run at a time on this cluster, and the trials with their share of it."""
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    cluster = Cluster(
+        node_cpus=tuple(node["CPU"] for node in nodes if node.get("CPU")),
+        num_gpus=sum(node.get("GPU", 0.0) for node in nodes),
+    )
+    number = num_concurrent([trial.config for trial in trials], cluster, wanted)
+    shares = (with_share(t.config, cluster, number, is_wanted=wanted is not None) for t in trials)
+    pairs = zip(trials, shares, strict=True)
+    return number, [dataclasses.replace(trial, config=share) for trial, share in pairs]
 
 
 class _Recorder(tune.Callback):
@@ -244,7 +244,7 @@ def _run_trials(
             param_space={"trial": tune.grid_search([trial.name for trial in trials])},
             tune_config=tune.TuneConfig(
                 scheduler=scheduler,
-                max_concurrent_trials=_num_concurrent(config, base),
+                max_concurrent_trials=config.concurrent,
                 # A trial that ASHA ends is ended with its process; others leave theirs warm.
                 reuse_actors=not config.asha,
             ),

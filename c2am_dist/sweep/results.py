@@ -138,7 +138,11 @@ def points(trials: pa.Table) -> pa.Table:
 
 
 def best(trials: pa.Table) -> dict[str, Any] | None:
-    """The finished trial with the best objective, or None before there is one."""
+    """The finished trial with the best objective, or None before there is one.
+
+    One of many trials is best partly by chance: the mean and spread of its point's seeds say how
+    much.
+    """
     is_min = trials.schema.metadata[b"c2am_dist.mode"] == b"min"
     paths = json.loads(trials.schema.metadata[b"c2am_dist.swept"])
     done = [
@@ -150,7 +154,13 @@ def best(trials: pa.Table) -> dict[str, Any] | None:
         return None
     row = (min if is_min else max)(done, key=lambda row: row["value"])
     names = ("trial", "checkpoint", "objective", "value", *paths, "seed", "command")
-    return {name: row[name] for name in names}
+    found = {name: row[name] for name in names}
+    (point,) = (
+        point
+        for point in points(trials).to_pylist()
+        if all(point[path] == row[path] for path in paths)
+    )
+    return found | {f"point_{name}": point[name] for name in ("num_seeds", "mean", "spread")}
 
 
 def rank_correlation(trials: pa.Table, one: str, other: str) -> float | None:

@@ -51,7 +51,8 @@ class SweepConfig:
     """At each of its rungs, each so many times as far as the last, ASHA lets one trial of so many
     go on."""
     concurrent: int | None = None
-    """Trials at a time; as many as there are GPUs for, else one, if unset."""
+    """Trials at a time. If unset, as many as there are GPUs for, and CPUs to feed them; without
+    GPUs, as many as there are nodes for."""
     retry_failed: bool = False
     """Run failed trials of an earlier start again."""
 

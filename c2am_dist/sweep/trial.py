@@ -42,8 +42,6 @@ class Shared:
     objective: str
     asha_grace: float | None
     """Share of the schedule between checkpoints to score; None: the end alone is scored."""
-    cpus_per_worker: float | None
-    """For trials beside each other, where ``scaling.cpus_per_worker`` leaves it open."""
     earlier: dict[str, Record]
     """Trials of an earlier start that are over, for ASHA to compare others with."""
 
@@ -90,7 +88,7 @@ class TrialRun(tune.Trainable):
         try:
             row_groups = plan.limit(inputs.row_groups, trial.config.data.limit)
             total_steps = num_steps(trial.config, row_groups)[1]
-            fit(tuned(trial.config, self._shared, total_steps), inputs)
+            fit(tuned(trial.config, self._shared.asha_grace, total_steps), inputs)
         except Exception as error:  # whatever it is, other trials go on
             self._failure = reason_of(error)
 
@@ -177,20 +175,17 @@ class TrialRun(tune.Trainable):
         return told
 
 
-def tuned(config: TrainConfig, shared: Shared, total_steps: int) -> TrainConfig:
-    """The config with what changes no result: its share of CPUs, checkpoints for ASHA.
+def tuned(config: TrainConfig, asha_grace: float | None, total_steps: int) -> TrainConfig:
+    """The config with checkpoints for ASHA, which change no result.
 
-    Each checkpoint is then preceded by a row of metrics, since its loss is a figure.
+    Each is preceded by a row of metrics, since its loss is a figure.
     """
-    changes: dict[str, Any] = {}
-    if config.scaling.cpus_per_worker is None and shared.cpus_per_worker is not None:
-        changes["scaling.cpus_per_worker"] = shared.cpus_per_worker
-    if shared.asha_grace is not None:
-        first_rung = max(1, math.floor(total_steps * shared.asha_grace))
-        every = min(first_rung, config.run.checkpoint_every)
-        changes["run.checkpoint_every"] = every
-        changes["run.log_every"] = min(every, config.run.log_every)
-    return override(config, changes)
+    if asha_grace is None:
+        return config
+    first_rung = max(1, math.floor(total_steps * asha_grace))
+    every = min(first_rung, config.run.checkpoint_every)
+    log_every = min(every, config.run.log_every)
+    return override(config, {"run.checkpoint_every": every, "run.log_every": log_every})
 
 
 def loss_at(run: str, step: int) -> float:

@@ -81,23 +81,31 @@ def prepared(root: Path, kind: Any, **options: Any) -> tuple[Boxes, list[dict[st
     return {row["image_id"]: row["boxes"] for row in rows}, rows
 
 
+def _of_coco(read: Any) -> tuple[Boxes, dict[str, list[float]]]:
+    """The boxes and scores of each image, as pycocotools has them."""
+    boxes, scores = Boxes(), dict[str, list[float]]()
+    for image in read.loadImgs(read.getImgIds()):
+        found = read.loadAnns(read.getAnnIds(imgIds=[image["id"]]))
+        edges = (annotation["bbox"] for annotation in found)
+        boxes[image["image_id"]] = [[x, y, x + w, y + h] for x, y, w, h in edges]
+        scores[image["image_id"]] = [annotation["score"] for annotation in found]
+    return boxes, scores
+
+
 def test_pycocotools_reads_coco(exported: Callable[..., Path]):
     coco = pytest.importorskip("pycocotools.coco", reason="pip install pycocotools")
     out = exported("coco", category_name="thing")
     read = coco.COCO(str(out / "annotations/instances_train.json"))
     assert [c["name"] for c in read.loadCats(read.getCatIds())] == ["thing"]
-    found: Boxes = {}
+    boxes, scores = _of_coco(read)
+    assert boxes == EXPECTED
+    assert scores == {i: [box[4] for box in LABELED[i].boxes] for i in EXPECTED}
     for image in read.loadImgs(read.getImgIds()):
         annotations = read.loadAnns(read.getAnnIds(imgIds=[image["id"]]))
-        boxes = [annotation["bbox"] for annotation in annotations]
-        found[image["image_id"]] = [[x, y, x + w, y + h] for x, y, w, h in boxes]
         assert all(a["area"] == a["bbox"][2] * a["bbox"][3] for a in annotations)
         assert (image["height"], image["width"]) == SIZES[image["image_id"]]
         with Image.open(out / "images" / image["file_name"]) as picture:
             assert picture.size == (image["width"], image["height"])
-        scores = [annotation["score"] for annotation in annotations]
-        assert scores == [box[4] for box in LABELED[image["image_id"]].boxes]
-    assert found == EXPECTED
     assert read.dataset["info"]["checkpoint_sha256"] == [CHECKPOINT]
 
 
@@ -286,12 +294,16 @@ def test_label_studio_finds_images_in_a_bucket(tmp_path: Path, bucket: str):
 
 def test_fiftyone_finds_its_coco_layout(exported: Callable[..., Path]):
     """The layout of COCODetectionDataset, by its documents; FiftyOne itself is not run."""
-    out = exported("fiftyone")
-    content = json.loads((out / "labels.json").read_bytes())
-    listed = {image["file_name"] for image in content["images"]}
+    coco = pytest.importorskip("pycocotools.coco", reason="pip install pycocotools")
+    out = exported("fiftyone", category_name="thing")
+    read = coco.COCO(str(out / "labels.json"))
+    boxes, scores = _of_coco(read)
+    assert boxes == EXPECTED
+    assert scores == {i: [box[4] for box in LABELED[i].boxes] for i in EXPECTED}
+    assert [c["name"] for c in read.loadCats(read.getCatIds())] == ["thing"]
+    listed = {image["file_name"] for image in read.loadImgs(read.getImgIds())}
     there = {p.relative_to(out / "data").as_posix() for p in (out / "data").rglob("*.*g")}
-    assert listed == there
-    assert len(listed) == len(EXPECTED)
+    assert listed == there and len(listed) == len(EXPECTED)
     assert {p.name for p in out.iterdir()} == {"labels.json", "data", "_SUCCESS", "_plan.json"}
 
 

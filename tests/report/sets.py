@@ -1,5 +1,6 @@
 """A label set with its shards, a run and a sweep whose figures are known, for the reports."""
 
+import dataclasses
 import hashlib
 import json
 from collections.abc import Callable, Sequence
@@ -13,10 +14,13 @@ import pyarrow.parquet as pq
 import simplejpeg
 
 from c2am_dist import schema
-from c2am_dist.config import LabelConfig, digest, to_json
+from c2am_dist.config import LabelConfig, TrainConfig, digest, override, to_json
 from c2am_dist.data import label_set
 from c2am_dist.data.label_set import LabelFile
 from c2am_dist.method import images
+from c2am_dist.sweep import results
+from c2am_dist.sweep.results import Record
+from c2am_dist.sweep.spec import SweepConfig, Trial, plan
 
 SIZE = (60, 80)  # height, width
 TRUTH = (0, 0, 40, 40)
@@ -159,25 +163,45 @@ def write_run(root: Path, *, num_rows: int = 50) -> str:
     return str(root)
 
 
-def write_sweep(root: Path, trials: Sequence[dict[str, Any]] | None = None) -> str:
-    """Results of a sweep of alpha, two seeds a point, of which one trial failed."""
-    if trials is None:
-        trials = [
-            {
-                "trial": f"t{i}",
-                "status": "failed" if i == 5 else "done",
-                "reason": "loss is nan" if i == 5 else None,
-                "loss.alpha": [0.0, 0.25, 0.5][i // 2],
-                "seed": i % 2,
-                "objective": "gt_known_loc",
-                "value": None if i == 5 else 50.0 + 10 * (i // 2) + 2 * (i % 2),
-                "gt_known_loc": None if i == 5 else 50.0 + 10 * (i // 2) + 2 * (i % 2),
-                "max_box_acc_v2": None if i == 5 else 40.0 + i,
-                "command": f"python jobs/train.py --loss.alpha {i}",
-            }
-            for i in range(6)
-        ]
+SWEEP = SweepConfig(sweep=("loss.alpha=0,0.25,0.5",), seeds=2, annotations=("shards",))
+SWEPT = override(
+    TrainConfig(), {"data.train": ("shards",), "model.weights": "none", "run.name": "alpha"}
+)
+
+
+def went(index: int, trial: Trial) -> Record | None:
+    """How a trial of SWEEP went: to 50, 60, 70 and with the next seed 2 more, but for the last."""
+    point, seed = index % 3, index // 3
+    if index == 5:
+        return Record(status="failed", reason="loss is nan", steps=3)
+    score = 50.0 + 10 * point + 2 * seed
+    figures = {"gt_known_loc": score, "max_box_acc_v2": 40.0 + index, "flip_agreement": 0.5}
+    return Record(status="finished", figures=figures, steps=10, checkpoint=f"runs/{trial.name}")
+
+
+def write_sweep(
+    root: Path,
+    config: SweepConfig = SWEEP,
+    record: Callable[[int, Trial], Record | None] = went,
+) -> str:
+    """The folder of a sweep, with the tables that a sweep writes."""
+    trials = plan(config, SWEPT)
+    found = {trial.name: record(index, trial) for index, trial in enumerate(trials)}
+    records = {name: each for name, each in found.items() if each is not None}
+    root.mkdir(parents=True, exist_ok=True)
+    results.write(str(root), results.table(trials, records, config))
+    about = {
+        "sweep": dataclasses.asdict(config),
+        "config": json.loads(to_json(SWEPT)),
+        "versions": {"c2am_dist": "0.1", "ray": "2.99"},
+        "command": ["python", "tune/sweep.py", "--sweep", *config.sweep, "--run.name", "a b"],
+    }
+    (root / "sweep.json").write_text(json.dumps(about))
+    return str(root)
+
+
+def store_sweep(root: Path, trials: Sequence[dict[str, Any]]) -> str:
+    """A folder with a table of trials that no sweep would write."""
     root.mkdir(parents=True, exist_ok=True)
     pq.write_table(pa.Table.from_pylist(list(trials)), root / "results.parquet")
-    (root / "sweep.json").write_text(json.dumps({"name": "alpha", "seeds": 2}))
     return str(root)

@@ -328,7 +328,9 @@ def test_a_report_of_images_without_known_boxes_has_no_order_by_iou(
     write_report(str(tmp_path / "report.html"), labels=[made.labels], images=[made.images])
     page.goto((tmp_path / "report.html").as_uri())
     assert len(ids(page)) == 3 and not seen.wrong
-    assert page.locator("option[value=worst]").is_disabled()
+    assert page.locator("option[value=best]").is_disabled()
+    worst = page.locator("option[value=worst]")
+    assert worst.is_enabled() and worst.text_content() == "errors and images without a box first"
     assert page.get_by_role("group", name="IoU").is_hidden()
 
 

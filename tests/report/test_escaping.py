@@ -6,10 +6,12 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
+from c2am_dist import checkpoint
 from tests import bombs
 from tests.report import sets
 from tests.report.pages import Parsed, make, of, shown
 from tests.report.sets import write_set
+from tests.test_untrusted_files import content
 
 HOSTILE = "</script><img src=x onerror=pwned()>\" onfocus='pwned()' <!-- \u2028 \u202e &amp; `"
 
@@ -28,9 +30,16 @@ def test_every_text_from_outside_is_escaped(tmp_path: Path):
     run = Path(sets.write_run(tmp_path / "run"))
     (run / "config.json").write_text(json.dumps({HOSTILE: [HOSTILE], "loss": {HOSTILE: HOSTILE}}))
     trial = dict.fromkeys(("trial", "loss.alpha", "objective", "command", HOSTILE), HOSTILE)
+    trial["status"] = "finished"
     trials = [trial | {"value": 1.0}, trial | {"loss.alpha": HOSTILE * 2, "value": 2.0}]
-    sweep = sets.write_sweep(tmp_path / "sweep", trials)
-    (tmp_path / "sweep" / "sweep.json").write_text(json.dumps({HOSTILE: HOSTILE}))
+    sweep = sets.store_sweep(tmp_path / "sweep", trials)
+    about = {HOSTILE: HOSTILE, "command": ["python", HOSTILE]}
+    (tmp_path / "sweep" / "sweep.json").write_text(json.dumps(about))
+    saved = checkpoint.Checkpoint(**content(config="{}"))
+    checkpoint.save(str(run / "checkpoint"), saved)
+    manifest = json.loads((run / "checkpoint" / "manifest.json").read_text())
+    manifest["versions"] = {HOSTILE: HOSTILE}
+    (run / "checkpoint" / "manifest.json").write_text(json.dumps(manifest))
     inputs = {**of(made), "metrics": str(metrics), "run": str(run), "sweep": sweep}
     for name in ("report", "report.html"):
         page = make(tmp_path / name, **inputs, command=HOSTILE)

@@ -128,6 +128,30 @@ def test_the_worst_and_the_least_confident_are_chosen(
     assert {row["image_id"] for row in shown(tmp_path / "report")} == set(expected)
 
 
+def test_without_a_known_box_the_worst_are_errors_and_images_without_a_box(tmp_path: Path):
+    made = write_set(tmp_path, 4, shard=lambda row: row | {"boxes": None})
+    page = make(tmp_path / "report", **of(made), max_images=2, select="worst")
+    assert "2 of 4 images: errors and images without a box first, the others drawn" in page
+    assert '<option value="worst">errors and images without a box first</option>' in page
+    assert "lowest IoU" not in page
+    known = make(
+        tmp_path / "known", **of(write_set(tmp_path / "b", 4)), max_images=2, select="worst"
+    )
+    assert "with the lowest IoU" in known and ">worst first (lowest IoU)</option>" in known
+
+
+def test_an_image_that_the_shards_hold_twice_is_named(tmp_path: Path):
+    """In two folders with files of one name; nothing says which one is meant."""
+    one, same = (write_set(tmp_path / name, 1) for name in ("one", "same"))
+    with pytest.raises(ValueError, match=r"image_id 'image-00000' is in the shards twice"):
+        make(tmp_path / "report", labels=[one.labels], images=[one.images, same.images])
+    rename = lambda row: row | {"image_id": "another"}  # noqa: E731
+    other = write_set(tmp_path / "other", 1, label=rename, shard=rename)
+    inputs = {"labels": [one.labels, other.labels], "images": [one.images, other.images]}
+    make(tmp_path / "report", **inputs)
+    assert [row["image_id"] for row in shown(tmp_path / "report")] == ["image-00000", "another"]
+
+
 def test_a_sample_does_not_depend_on_how_labels_are_split(tmp_path: Path):
     found = []
     for size in (7, 40):

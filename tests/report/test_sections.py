@@ -1,5 +1,6 @@
 """What a report counts, and shows of scores, training and sweeps."""
 
+import json
 import re
 from pathlib import Path
 
@@ -8,6 +9,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import ray
+import torch
 
 from c2am_dist import checkpoint, schema, storage
 from c2am_dist.evaluation import curves
@@ -16,6 +19,8 @@ from c2am_dist.evaluation.tally import Tally
 from c2am_dist.method import images
 from c2am_dist.report import figures, publish, rows
 from c2am_dist.report.overview import Overview
+from c2am_dist.sweep.results import Record
+from c2am_dist.sweep.spec import SweepConfig, Trial
 from tests.report import sets
 from tests.report.pages import Parsed, make, of
 from tests.report.sets import iou_of, write_set
@@ -127,16 +132,31 @@ def test_files_that_are_no_evaluation_are_refused(
 
 def test_a_run_shows_its_curves_and_where_it_comes_from(tmp_path: Path):
     run = sets.write_run(tmp_path / "run")
-    saved = checkpoint.Checkpoint(**content(config='{"loss": {"alpha": 0.25}}', border_lock=0.95))
+    told = {"config": '{"loss": {"alpha": 0.25}}', "border_lock": 0.95, "polarity_margin": 0.3125}
+    saved = checkpoint.Checkpoint(**content(**told))
     sha256 = checkpoint.save(f"{run}/checkpoint", saved)
     made = write_set(tmp_path, 2, label=lambda row: row | {"checkpoint_sha256": sha256})
     page = make(tmp_path / "report", run=run, **of(made))
     for text in (sha256, "0.95", "Loss and its terms", "Waiting for data", "by this checkpoint"):
         assert text in page
+    for name, version in {"torch": torch.__version__, "ray": ray.__version__}.items():
+        assert f"{name} of the run</th><td>{version}<" in page
+    assert "polarity margin</th><td>0.3125<" in page, "of the checkpoint"
+    assert re.search(r"<td>foreground</td><td>0.25</td>", page), "of the labels"
     assert "--data.train s3://bucket/train" in page and "--loss.alpha 0.25" in page
     assert "1 images could not be decoded" in page
     other = make(tmp_path / "other", run=run, **of(write_set(tmp_path / "other-labels", 2)))
     assert "by another checkpoint" in other
+
+
+def test_a_run_whose_manifest_names_no_versions_is_shown_without(tmp_path: Path):
+    run = sets.write_run(tmp_path / "run")
+    checkpoint.save(f"{run}/checkpoint", checkpoint.Checkpoint(**content(config="{}")))
+    path = Path(run, "checkpoint", "manifest.json")
+    manifest = json.loads(path.read_text())
+    for versions in ({}, {"versions": None}, {"versions": [1]}):  # older ones, and forged
+        path.write_text(json.dumps({**manifest, "versions": 0} | versions))
+        assert "of the run</th>" not in make(tmp_path / "report", run=run)
 
 
 def test_a_cut_off_last_row_is_no_error_and_a_corrupt_one_is_named(tmp_path: Path):
@@ -160,22 +180,36 @@ def test_a_loss_that_is_not_finite_is_left_out(tmp_path: Path):
 def test_a_sweep_shows_means_and_spread_and_what_failed(tmp_path: Path):
     page = make(tmp_path / "report", sweep=sets.write_sweep(tmp_path / "sweep"))
     text = Parsed(page).text
-    assert "6 trials over loss.alpha." in text and "1 of them came to no value" in text
+    assert "6 trials over loss.alpha." in text and "1 failed: in the table of trials" in text
     assert "51 ± 1.4" in text and "61 ± 1.4" in text  # two seeds, 2 apart
-    assert "loss is nan" in text and "python jobs/train.py --loss.alpha 3" in text
+    assert "loss is nan" in text and "python jobs/train.py --data.train shards" in text
     assert "GT-known Loc over loss.alpha" in text and "MaxBoxAccV2 over loss.alpha" in text
+    assert "python tune/sweep.py --sweep loss.alpha=0,0.25,0.5 --run.name 'a b'" in text
+    assert "'command'" not in text and '"command"' not in text
+
+
+def test_trials_that_were_stopped_early_are_in_no_mean_and_in_no_chart(tmp_path: Path):
+    def went(index: int, trial: Trial) -> Record | None:
+        if index == 1:  # the first seed of alpha 0.25
+            figures = {"gt_known_loc": 17.25, "max_box_acc_v2": 17.25}
+            return Record(status="stopped", reason="by ASHA at 25%", figures=figures)
+        return None if index == 4 else sets.went(index, trial)
+
+    page = make(tmp_path / "report", sweep=sets.write_sweep(tmp_path / "sweep", record=went))
+    text = Parsed(page).text
+    assert "1 stopped early, 1 failed, 1 unfinished: in the table of trials" in text
+    assert "by ASHA at 25%" in text
+    assert text.count("17.25") == 3, "value and both scores in the table of trials alone"
+    assert "51 ± 1.4" in text
 
 
 def test_a_sweep_of_names_and_a_second_field_has_a_line_for_each(tmp_path: Path):
-    trials = [
-        {"trial": f"{init}{alpha}", "model.head_init": init, "loss.alpha": alpha,
-         "objective": "map_agreement", "value": alpha + len(init)}
-        for init in ("kaiming_normal", "uniform")
-        for alpha in (0.001, 0.1)
-    ]  # fmt: skip
-    page = make(tmp_path / "report", sweep=sets.write_sweep(tmp_path / "sweep", trials))
+    sweep = SweepConfig(
+        sweep=("model.head_init=kaiming_normal,uniform", "loss.alpha=0.001,0.1"), seeds=1
+    )
+    page = make(tmp_path / "report", sweep=sets.write_sweep(tmp_path / "sweep", sweep))
     text = Parsed(page).text
-    assert "map_agreement over model.head_init" in text
+    assert "flip_agreement over model.head_init" in text
     assert "model.head_init kaiming_normal" in text and "loss.alpha 0.001" in text
 
 
@@ -183,9 +217,10 @@ def test_a_sweep_without_results_is_named(tmp_path: Path):
     (tmp_path / "sweep").mkdir()
     with pytest.raises(FileNotFoundError, match=r"sweep/results\.parquet"):
         make(tmp_path / "report", sweep=str(tmp_path / "sweep"))
-    pq.write_table(pa.table({"x": [1]}), tmp_path / "sweep" / "results.parquet")
-    with pytest.raises(ValueError, match="column 'trial' is missing"):
-        make(tmp_path / "report", sweep=str(tmp_path / "sweep"))
+    for columns, missing in (({"x": [1]}, "trial"), ({"trial": ["a"], "status": [1.5]}, "status")):
+        pq.write_table(pa.table(columns), tmp_path / "sweep" / "results.parquet")
+        with pytest.raises(ValueError, match=f"column '{missing}' is missing, or no text"):
+            make(tmp_path / "report", sweep=str(tmp_path / "sweep"))
 
 
 def test_the_label_command_is_what_differs_from_the_defaults(tmp_path: Path):
