@@ -113,8 +113,8 @@ def parts(
     has_gpus = ray.cluster_resources().get("GPU", 0) > 0  # then nodes without any come first
     placement: dict[str, Any] = {"scheduling_strategy": "DEFAULT"} if has_gpus else {}
     dataset = (
-        # Numbers from the driver; `ray.data.range` would make them in tasks of a whole CPU each, and
-        # wait for ever where training leaves less.
+        # From the driver: `ray.data.range` would make them in tasks of a whole CPU each, and wait
+        # for ever where training leaves less.
         ray.data.from_items(list(range(len(windows))), override_num_blocks=len(windows))
         .map_batches(
             read,
