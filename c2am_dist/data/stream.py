@@ -25,7 +25,7 @@ from ray.data import DataIterator, Dataset, ExecutionOptions, TaskPoolStrategy
 
 from c2am_dist import names
 from c2am_dist.config import DataConfig
-from c2am_dist.data import plan, shards
+from c2am_dist.data import placement, plan, shards
 from c2am_dist.data.shards import RowGroup
 from c2am_dist.method import images
 
@@ -110,8 +110,6 @@ def parts(
     decode = functools.partial(
         _decode_chunk, data=data, seed=seed, part_sizes=part_sizes, classes=tuple(classes)
     )
-    has_gpus = ray.cluster_resources().get("GPU", 0) > 0  # then nodes without any come first
-    placement: dict[str, Any] = {"scheduling_strategy": "DEFAULT"} if has_gpus else {}
     dataset = (
         # From the driver: `ray.data.range` would make them in tasks of a whole CPU each, and wait
         # for ever where training leaves less.
@@ -121,7 +119,6 @@ def parts(
             batch_size=None,
             num_cpus=READ_CPUS,
             compute=TaskPoolStrategy(size=min(_num_readers(), len(windows))),
-            **placement,
         )
         .map_batches(
             decode,
@@ -129,9 +126,10 @@ def parts(
             batch_format="pyarrow",
             num_cpus=DECODE_CPUS,
             compute=TaskPoolStrategy(size=data.decode_tasks),
-            **placement,
         )
     )
+    if ray.cluster_resources().get("GPU", 0) > 0:
+        placement.prefer_nodes_without_gpu(dataset)
     context = dataset.context
     context.target_max_block_size = 1  # byte: a block is closed as soon as it holds a row
     context.enable_progress_bars = context.print_on_execution_start = False  # the loop shows it
@@ -186,7 +184,7 @@ def _decode_chunk(
         pixels, donors = _decode(image_ids[own], encoded[own], epoch, data=data, seed=seed)
         columns = {
             "step": pa.array([step]),
-            "pixels": _as_binary(pixels),
+            "pixels": as_binary(pixels),
             "is_replaced": pa.array([donors != np.arange(len(donors))]),
         }
         if labels is not None:
@@ -224,7 +222,7 @@ def _decode(
     return pixels, donors
 
 
-def _as_binary(array: np.ndarray) -> pa.Array:
+def as_binary(array: np.ndarray) -> pa.Array:
     """The array's bytes as one value, not copied."""
     offsets = pa.py_buffer(np.array([0, array.nbytes]))
     return pa.Array.from_buffers(pa.large_binary(), 1, [None, offsets, pa.py_buffer(array)])

@@ -5,14 +5,17 @@ import functools
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+import pyarrow as pa
 import ray
 import ray.data
 
 from c2am_dist import storage
 from c2am_dist.assumptions import PlanConfig
 from c2am_dist.config import LabelConfig
+from c2am_dist.data import placement
 from c2am_dist.data.shards import RowGroup
 from c2am_dist.forecast import Cluster, Forecast, ImageSet, Workers, labeling
+from c2am_dist.labeling.batches import pack, unpack
 from c2am_dist.labeling.stages import ModelActor, Provenance, decode_run, label_rows
 from c2am_dist.method.c2am import C2AM
 from c2am_dist.method.flops import footprint
@@ -42,42 +45,60 @@ def stream(
     """Label rows in the order of the input; no block holds rows of two shards."""
     sizes_px = _sizes_px(config)
     runs = list(_runs(row_groups, min_rows=RUN_BATCHES * config.batch_size))
-    decode = functools.partial(
-        decode_run,
+    decode_batches = functools.partial(
+        decode,
         sizes_px=sizes_px,
         batch_size=config.batch_size,
         max_pixels=config.max_megapixels * 1e6,
     )
-    to_rows = functools.partial(label_rows, config=config, provenance=provenance)
+    label_batches = functools.partial(label, config=config, provenance=provenance)
     shares = find_resources(config)
     dataset = ray.data.from_items(runs, override_num_blocks=len(runs))
     dataset.context.execution_options.preserve_order = True
     dataset.context.target_max_block_size = _block_bytes(
         sizes_px, config.batch_size, at_most=min(BLOCK_BYTES, _store_bytes() // STORE_BLOCKS)
     )
+    if shares.actor_gpus:
+        placement.prefer_nodes_without_gpu(dataset)
     return (
         dataset.map_batches(
-            decode,
-            batch_size=None,
-            batch_format="pyarrow",
-            num_cpus=shares.decode_cpus,
-            **shares.placement,
+            decode_batches, batch_size=None, batch_format="pyarrow", num_cpus=shares.decode_cpus
         )
         .map_batches(
-            ModelActor,
+            Forward,
             fn_constructor_args=(model, config, provenance.polarity),
-            batch_size=None,
+            batch_size=1,  # row, that is a batch
+            batch_format="pyarrow",
             compute=ray.data.ActorPoolStrategy(size=min(shares.num_actors, len(runs))),
             num_cpus=shares.actor_cpus,
             num_gpus=shares.actor_gpus,
         )
         .map_batches(
-            to_rows,  # type: ignore
+            label_batches,
             batch_size=None,
+            batch_format="pyarrow",
             compute=ray.data.TaskPoolStrategy(size=min(shares.row_tasks, len(runs))),
             num_cpus=SOME_CPU,
         )
     )
+
+
+def decode(run: pa.Table, **options: Any) -> Iterator[pa.Table]:
+    """:func:`decode_run`, a row a batch."""
+    yield from map(pack, decode_run(run, **options))
+
+
+class Forward(ModelActor):
+    """:class:`ModelActor` on a row that is a batch."""
+
+    def __call__(self, row: pa.Table) -> pa.Table:  # type: ignore[override]
+        (batch,) = unpack(row)
+        return pack(super().__call__(batch))
+
+
+def label(rows: pa.Table, **options: Any) -> pa.Table:
+    """:func:`label_rows` of rows that are batches each."""
+    return pa.concat_tables(label_rows(batch, **options) for batch in unpack(rows))
 
 
 def forecast(
@@ -139,10 +160,10 @@ def _store_bytes() -> int:
 
 
 def _block_bytes(sizes_px: Sequence[int], batch_size: int, *, at_most: int) -> int:
-    """The target that makes Ray Data cut its stream of batches between batches.
+    """The target that makes Ray Data's blocks hold as many batches as fit, and one at least.
 
-    Ray Data gathers batches until a block is larger than its target, and splits what is half
-    as large again. A quarter of a batch less than k batches is exceeded by exactly k of them.
+    It gathers batches until a block is larger than its target, and splits what is half as large
+    again. A quarter of a batch less than k batches is exceeded by exactly k of them.
     """
     batch_bytes = batch_size * sum(3 * size_px**2 for size_px in sizes_px)
     num_batches = max(1, at_most // batch_bytes)
@@ -157,9 +178,6 @@ class Resources:
     actor_cpus: float
     actor_gpus: float
     decode_cpus: float
-    placement: dict[str, Any]
-    """Where decoding goes. Ray Data spreads tasks over all nodes; Ray's own rule fills those that
-    have no GPU first, and takes idle CPUs of the others only when these are full."""
     row_tasks: int
     """Tasks that label rows: one for each GPU at least, whose maps take a CPU a millisecond each.
     They reserve next to no CPU: decode tasks keep theirs while they wait for the actors, and rows
@@ -205,7 +223,6 @@ def _resources(
         actor_cpus=actor_cpus,
         actor_gpus=min(1.0, gpus / num_actors) or 1.0 if use_gpu else 0.0,
         decode_cpus=decode_cpus,
-        placement={"scheduling_strategy": "DEFAULT"} if use_gpu else {},
         # Of a cluster that still has to start, the actors are all that is known.
         row_tasks=max(cpus // 2, num_actors) if use_gpu else max(1, (cpus or num_actors) // 2),
     )

@@ -41,6 +41,6 @@ def test_decoding_goes_to_nodes_without_a_gpu_and_the_model_to_the_one_with(
             assert "128 images in 4 files, 0 with errors" in job.end()
     finally:
         cluster.remove_node(gpu_node)
-    assert _ran_on(cluster, ":actor_name:MapWorker(MapBatches(ModelActor))") == {gpu_node.node_id}
-    decoded = _ran_on(cluster, ":task_name:MapBatches(decode_run)")
+    assert _ran_on(cluster, ":actor_name:MapWorker(MapBatches(Forward))") == {gpu_node.node_id}
+    decoded = _ran_on(cluster, ":task_name:MapBatches(decode)")
     assert decoded and gpu_node.node_id not in decoded

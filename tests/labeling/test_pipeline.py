@@ -56,9 +56,3 @@ def test_rows_are_labeled_for_all_actors_also_while_no_cpu_is_there_yet(
     num_actors, use_gpu, cpus, gpus, row_tasks
 ):
     assert _resources(num_actors, use_gpu, cpus=cpus, gpus=gpus).row_tasks == row_tasks
-
-
-@pytest.mark.parametrize(("use_gpu", "strategy"), [(True, "DEFAULT"), (False, None)])
-def test_decoding_prefers_nodes_without_a_gpu_where_there_are_gpus(use_gpu, strategy):
-    shares = _resources(2, use_gpu, cpus=8, gpus=2 * use_gpu)
-    assert shares.placement.get("scheduling_strategy") == strategy

@@ -1,0 +1,41 @@
+"""Batches of images as rows of a table: Ray Data passes rows on whole.
+
+It gives an actor that has a GPU so many rows at a time, never "what came", and would gather and
+cut images to that number, across shards. Of rows that are batches it is given one.
+"""
+
+from collections.abc import Iterator
+
+import numpy as np
+import pyarrow as pa
+
+from c2am_dist.data.stream import as_binary
+
+Batch = dict[str, np.ndarray]
+"""Arrays over the images of a batch, by name: texts, or numbers of any shape."""
+
+
+def pack(batch: Batch) -> pa.Table:
+    """The batch as a table of one row; large arrays are not copied."""
+    columns: dict[str, pa.Array] = {}
+    for name, array in batch.items():
+        if array.dtype.kind in "OU":
+            columns[name] = pa.array([array.tolist()], pa.list_(pa.string()))
+        else:
+            columns[name] = as_binary(np.ascontiguousarray(array))
+            columns[f"{name}.shape"] = pa.array([array.shape], pa.list_(pa.int64()))
+            columns[f"{name}.dtype"] = pa.array([array.dtype.str])
+    return pa.table(columns)
+
+
+def unpack(table: pa.Table) -> Iterator[Batch]:
+    """The batches of a table, a row each; numbers are not copied and not writable."""
+    for row in range(table.num_rows):
+        batch: Batch = {}
+        for name in table.column_names:
+            if f"{name}.shape" in table.column_names:
+                dtype, shape = (table[f"{name}.{kind}"][row].as_py() for kind in ("dtype", "shape"))
+                batch[name] = np.frombuffer(table[name][row].as_buffer(), dtype).reshape(shape)
+            elif not name.endswith((".shape", ".dtype")):
+                batch[name] = np.array(table[name][row].as_py(), dtype=object)
+        yield batch
