@@ -93,9 +93,9 @@ def alpha_verdict(found: Groups) -> str:
     agrees = "agrees" if is_lowest and is_clear and is_flat else "does not agree in full"
     return (
         f"α = 0 gives {zero:.2f}, the others {low:.2f} to {high:.2f} (mean {mean:.2f}). "
-        f"α = 0 is {'' if is_lowest else 'not '}the lowest. It lies {mean - zero:.2f} below the "
-        f"mean of the others, where up to {clear:.2f} may be chance: "
-        f"{'clearly' if is_clear else 'not clearly'} below. The others span {high - low:.2f}, "
+        f"α = 0 is {'' if is_lowest else 'not '}the lowest. To it, the mean of the others is "
+        f"{mean - zero:+.2f}, where up to {clear:.2f} may be chance: it is "
+        f"{'' if is_clear else 'not '}clearly below. The others span {high - low:.2f}, "
         f"where {len(means)} points that do not differ would span up to {flat:.2f}: they are "
         f"{'' if is_flat else 'not '}flat. **The shape of figure 8 {agrees}.** {BOUNDS}"
     )

@@ -94,12 +94,13 @@ def test_the_studentized_range_is_that_of_the_tables():
 
 
 def test_the_noise_is_pooled_over_points_and_seeds():
-    # Squared deviations 2, 2 and 8 over one, one and two degrees: variance 3, of a mean 1.5.
+    # Squared deviations 2, 2 and 8 over one, one and two degrees: variance 3. The harmonic mean of
+    # 2, 2 and 3 seeds is 9 / 4, so that of a mean is 4 / 3.
     points = [(1.0, 3.0), (5.0, 7.0), (0.0, 2.0, 4.0), ()]
     noise = Noise(points)
-    assert noise.range_bound(4) == pytest.approx(5.76 * 1.5**0.5, rel=0.01)
+    assert noise.range_bound(4) == pytest.approx(5.76 * (4 / 3) ** 0.5, rel=0.01)
     # Student's t(0.975; 4) is 2.776.
-    assert noise.gap_bound(3) == pytest.approx(2.776 * (1.5 * 4 / 3) ** 0.5, rel=0.01)
+    assert noise.gap_bound(3) == pytest.approx(2.776 * (4 / 3 * 4 / 3) ** 0.5, rel=0.01)
     with pytest.raises(ValueError, match="no point has two finished seeds"):
         Noise([(1.0,), (2.0,)])
 

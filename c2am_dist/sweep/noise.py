@@ -25,8 +25,8 @@ class Noise:
         if not self._freedom:
             raise ValueError("no point has two finished seeds, so nothing says what seeds change")
         squares = sum((len(v) - 1) * statistics.variance(v) for v in seeds if len(v) > 1)
-        # Of a mean over the fewest seeds of any point: too large for the others, if anything.
-        self._error = (squares / self._freedom / min(map(len, seeds))) ** 0.5
+        # Where points differ in their number of seeds: with the harmonic mean of the numbers.
+        self._error = (squares / self._freedom / statistics.harmonic_mean(map(len, seeds))) ** 0.5
 
     def range_bound(self, num_points: int) -> float:
         """What the largest less the smallest of so many means stays below."""
