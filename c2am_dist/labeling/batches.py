@@ -4,6 +4,7 @@ It gives an actor that has a GPU so many rows at a time, never "what came", and 
 cut images to that number, across shards. Of rows that are batches it is given one.
 """
 
+import math
 from collections.abc import Iterator
 
 import numpy as np
@@ -30,12 +31,19 @@ def pack(batch: Batch) -> pa.Table:
 
 def unpack(table: pa.Table) -> Iterator[Batch]:
     """The batches of a table, a row each; numbers are not copied and not writable."""
-    for row in range(table.num_rows):
-        batch: Batch = {}
-        for name in table.column_names:
-            if f"{name}.shape" in table.column_names:
-                dtype, shape = (table[f"{name}.{kind}"][row].as_py() for kind in ("dtype", "shape"))
-                batch[name] = np.frombuffer(table[name][row].as_buffer(), dtype).reshape(shape)
-            elif not name.endswith((".shape", ".dtype")):
-                batch[name] = np.array(table[name][row].as_py(), dtype=object)
-        yield batch
+    for block in table.to_batches():
+        for row in range(block.num_rows):
+            yield {
+                name: _array(block, name, row)
+                for name in block.schema.names
+                if not name.endswith((".shape", ".dtype"))
+            }
+
+
+def _array(block: pa.RecordBatch, name: str, row: int) -> np.ndarray:
+    if f"{name}.shape" not in block.schema.names:
+        return np.array(block[name][row].as_py(), dtype=object)
+    dtype, shape = (block[f"{name}.{kind}"][row].as_py() for kind in ("dtype", "shape"))
+    _, ends, data = block[name].buffers()  # a value by itself would be a copy
+    start = np.frombuffer(ends, np.int64)[block[name].offset + row]
+    return np.frombuffer(data, dtype, math.prod(shape), start).reshape(shape)

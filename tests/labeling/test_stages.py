@@ -66,6 +66,7 @@ def test_the_next_row_group_is_read_while_one_is_decoded(
     storage.write_bytes(uri, shard.read_bytes())
     run = pa.table({"uri": [uri], "indices": [[0, 1]], "num_rows": [8]})
     batches = decode_run(run, sizes_px=[32], batch_size=4, max_pixels=1e6)
+    proxy.clear()
     shards.read(RowGroup(uri, 0, num_rows=4), ["image_id", "image"])
     of_a_group = len(proxy.requests)
     proxy.clear()
