@@ -56,15 +56,18 @@ def golden(shared: Path) -> Path:
 
 
 @pytest.fixture(scope="session")
-def ray_cluster(request: pytest.FixtureRequest) -> Iterator[None]:
-    """One local Ray for the whole session, starting one takes seconds; it reaches ``s3``."""
+def ray_cluster(request: pytest.FixtureRequest) -> Iterator[Path]:
+    """One local Ray for the whole session, since starting one takes seconds; it reaches ``s3``.
+
+    Where it keeps its logs.
+    """
     import ray
 
     with pytest.MonkeyPatch.context() as patch:
         if local_s3.weed() is not None:
             for name, value in request.getfixturevalue("s3").environment.items():
                 patch.setenv(name, value)
-        ray.init(
+        context = ray.init(
             address="local",  # not one that another test has started
             num_cpus=4,
             include_dashboard=True,
@@ -73,7 +76,7 @@ def ray_cluster(request: pytest.FixtureRequest) -> Iterator[None]:
             log_to_driver=False,
             configure_logging=False,
         )
-    yield
+    yield Path(context.address_info["session_dir"], "logs")
     ray.shutdown()
 
 

@@ -76,7 +76,7 @@ def test_an_epoch_fetches_what_was_forecast(folder: str, proxy: FaultProxy):
     num_images = 0
     for index in range(len(windows)):
         for chunk in stream._read_window(
-            {"id": np.array([index])},
+            {"item": np.array([index])},
             windows=windows,
             part_sizes=plan.part_sizes(BATCH, 2),
             columns=["image_id", "image"],

@@ -215,7 +215,7 @@ def test_a_stopped_job_leaves_a_whole_checkpoint_and_goes_on_when_submitted_agai
     assert len(_training_workers(head)) == 2
     stopped = _ask(head, "job", "stop", f"stop-{os.getpid()}")
     assert "stopped" in stopped.lower(), stopped
-    assert "STOPPED" in _ask(head, "job", "status", f"stop-{os.getpid()}")
+    assert "was stopped" in _ask(head, "job", "status", f"stop-{os.getpid()}")
     deadline = time.monotonic() + 60
     while _training_workers(head):
         assert time.monotonic() < deadline, "workers outlived their job by a minute"

@@ -4,7 +4,6 @@ import json
 from pathlib import Path
 
 import pytest
-import ray
 
 from c2am_dist import checkpoint, evaluation, labeling, storage
 from c2am_dist.config import (
@@ -39,7 +38,7 @@ def _label(trained: str, shards: str, output: str) -> None:
 
 
 def test_every_job_reads_and_writes_an_object_store_and_no_secret(
-    ray_cluster: None, images: str, bucket: str, s3: LocalS3, trained: Path, tmp_path: Path
+    ray_cluster: Path, images: str, bucket: str, s3: LocalS3, trained: Path, tmp_path: Path
 ):
     shards, labels = f"{bucket}/shards", f"{bucket}/labels"
     prepare.prepare(PrepareConfig(input=(images,), output=shards, format="voc", split="train"))
@@ -67,8 +66,7 @@ def test_every_job_reads_and_writes_an_object_store_and_no_secret(
 
     written = [file.uri for file in storage.walk(bucket)]
     assert len(written) > 3 * NUM_IMAGES
-    logs = Path(ray.get_runtime_context().get_session_dir(), "logs")
-    assert list(logs.glob("*.out"))
+    assert list(ray_cluster.glob("*.out"))
     for secret in (s3.secret_key.encode(), s3.access_key.encode()):
         assert not [uri for uri in written if secret in storage.read_bytes(uri)]
-        assert not [path for path in logs.rglob("*.*") if secret in path.read_bytes()]
+        assert not [path for path in ray_cluster.rglob("*.*") if secret in path.read_bytes()]

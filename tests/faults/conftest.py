@@ -1,6 +1,7 @@
 """A cluster of several nodes, and the store it reaches through a proxy that makes faults."""
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from ray.cluster_utils import Cluster
@@ -18,7 +19,7 @@ def between(s3: LocalS3) -> Iterator[FaultProxy]:
 
 
 @pytest.fixture(scope="package")
-def cluster(ray_cluster: None, s3: LocalS3, between: FaultProxy) -> Iterator[Cluster]:
+def cluster(ray_cluster: Path, s3: LocalS3, between: FaultProxy) -> Iterator[Cluster]:
     """A head that offers no CPU, and two worker nodes; all reach the store by the proxy.
 
     After the session's Ray, which switches token authentication on for the jobs that tests start:
@@ -37,3 +38,9 @@ def cluster(ray_cluster: None, s3: LocalS3, between: FaultProxy) -> Iterator[Clu
             yield found
         finally:
             found.shutdown()
+
+
+@pytest.fixture
+def bucket(cluster: Cluster, s3: LocalS3) -> str:
+    """A new bucket, which this process, too, reaches through the proxy: so do nodes it adds."""
+    return s3.new_bucket()
