@@ -293,7 +293,7 @@ def test_label_studio_finds_images_in_a_bucket(tmp_path: Path, bucket: str):
 
 
 def test_fiftyone_finds_its_coco_layout(exported: Callable[..., Path]):
-    """The layout of COCODetectionDataset, by its documents; FiftyOne itself is not run."""
+    """The layout of COCODetectionDataset; its own importer, too large for here, read it by hand."""
     coco = pytest.importorskip("pycocotools.coco", reason="pip install pycocotools")
     out = exported("fiftyone", category_name="thing")
     read = coco.COCO(str(out / "labels.json"))

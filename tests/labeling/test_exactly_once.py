@@ -17,7 +17,7 @@ from tests.images import write_shards
 from tests.labeling.sets import make_config
 from tests.processes import Job, own_processes
 
-NUM_IMAGES, NUM_SHARDS = 240, 12
+NUM_IMAGES, NUM_SHARDS = 240, 24
 BATCH, SIZE_PX = 4, 128  # enough work to be killed in the middle of
 SEEDS = range(20)
 
@@ -31,14 +31,29 @@ class Labeling(Job):
         log = output.with_name("log")
         super().__init__("label", flags.split(), log, ray.get_runtime_context().gcs_address)
         self.output = output
+        self.others = set(own_processes("MapWorker"))
 
     def start(self) -> None:
-        self.others = set(own_processes("MapWorker"))
+        """Starts it, once the actors of a driver that was killed before are gone.
+
+        One that was just starting appears a moment after its driver's end, and goes again.
+        """
+        self.kill()
+        quiet_since = time.monotonic()
+        while time.monotonic() < quiet_since + 1:
+            if self.actors():
+                quiet_since = time.monotonic()
+            time.sleep(0.05)
         super().start()
 
-    def actors(self) -> list[int]:
-        """Ids of the processes that hold the model for it."""
-        return [pid for pid in own_processes("MapWorker") if pid not in self.others]
+    def actors(self, doing: str = "") -> list[int]:
+        """Ids of the processes that hold the model for it, or will.
+
+        Args:
+            doing: the method they run: ``.__init__``, or ``.submit`` while they label.
+        """
+        found = own_processes(f"MapWorker(MapBatches(decode)->MapBatches(Forward)){doing}")
+        return [pid for pid in found if pid not in self.others]
 
     def num_finished(self) -> int:
         return len(list(self.output.rglob("*.parquet")))
@@ -81,40 +96,47 @@ def _assert_whole(output: Path) -> None:
 
 
 class Kill(NamedTuple):
-    """Who is killed, and when: after so many label files, and then so many seconds."""
+    """Who is killed, and when: so many seconds after something has come about."""
 
     target: Literal["driver", "actor"]
-    num_files: int
-    """-1: counted from the driver's start; 0: from the plan, or from the actor's start."""
+    since: Literal["start", "plan", "actor", "work"] | int
+    """The driver's start, its plan, the actor's process, its first batch, or this many files."""
     delay_s: float
+
+    def is_time(self, job: Labeling) -> bool:
+        if isinstance(self.since, int):
+            return job.num_finished() >= self.since
+        return {
+            "start": True,
+            "plan": (job.output / label_set.PLAN).exists(),  # the folder's first sign of life
+            "actor": bool(job.actors()),
+            "work": bool(job.actors(".submit")),
+        }[self.since]
 
 
 def draw(seed: int) -> Kill:
     """A moment of a job's life: seeds take turns at its phases, within which it is random.
 
     Delays are shorter than what a job still has to do then, since one that has ended shows nothing.
+    So an actor's is counted from its first batch: it may be done before the first file is there,
+    by processes that are only starting.
     """
     rng = random.Random(seed)
-    labeling = rng.randint(1, NUM_SHARDS - 3)
-    phases: list[tuple[Literal["driver", "actor"], int, float]] = [
-        ("driver", -1, 4.0),
-        ("actor", labeling, 0.2),
-        ("driver", labeling, 0.2),
-        ("actor", 0, 3.0),
-        ("driver", 0, 3.0),
-        ("driver", NUM_SHARDS, 0.0),
+    phases = [
+        Kill("driver", "start", 4.0),
+        Kill("actor", "work", 2.0),
+        Kill("driver", rng.randint(1, NUM_SHARDS // 2), 0.2),
+        Kill("actor", "actor", 3.0),
+        Kill("driver", "plan", 3.0),
+        Kill("driver", NUM_SHARDS, 0.0),
     ]
-    target, num_files, longest_s = phases[seed % len(phases)]
-    return Kill(target, num_files, rng.uniform(0, longest_s))
+    kill = phases[seed % len(phases)]
+    return kill._replace(delay_s=rng.uniform(0, kill.delay_s))
 
 
 def _kill(job: Labeling, kill: Kill) -> None:
     """Kills the driver, or the process that holds the model, of a job that is running."""
-    if kill.num_files == 0:
-        # The plan is the folder's first sign of life.
-        begun = (job.output / label_set.PLAN).exists
-        job.until(begun if kill.target == "driver" else lambda: bool(job.actors()))
-    job.until(lambda: job.num_finished() >= kill.num_files)
+    job.until(lambda: kill.is_time(job))
     time.sleep(kill.delay_s)
     assert job.is_running(), "killed too late to show anything"
     found = job.num_finished()
@@ -134,9 +156,9 @@ def test_a_driver_and_an_actor_killed_leave_what_an_undisturbed_job_does(
     """Of one job: its driver before it labels, an actor at work, and the driver again."""
     with Labeling(trained, images, tmp_path / "labels") as job:
         job.start()
-        _kill(job, Kill("driver", -1, random.Random(0).uniform(0, 4)))
+        _kill(job, Kill("driver", "start", random.Random(0).uniform(0, 4)))
         job.start()
-        _kill(job, Kill("actor", 2, random.Random(1).uniform(0, 0.2)))
+        _kill(job, Kill("actor", "work", random.Random(1).uniform(0, 2)))
         _kill(job, Kill("driver", 4, random.Random(2).uniform(0, 0.2)))
         time.sleep(1)  # a write that had begun may still end
         there = {path: path.stat().st_mtime_ns for path in job.output.rglob("*.parquet")}
