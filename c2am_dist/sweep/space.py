@@ -4,15 +4,13 @@ Everything is refused here, before anything starts: a mistyped path, a value of 
 out of its range.
 """
 
-import dataclasses
-import difflib
 import math
-import types
 import typing
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from c2am_dist.config import HeadInit, TrainConfig, override
+from c2am_dist.config.values import convert, kinds, nearest
 
 Values = dict[str, tuple[Any, ...]]
 """Dotted path -> the values it takes."""
@@ -74,40 +72,21 @@ def _check(base: TrainConfig, path: str, value: Any) -> None:
 
 def _parse_one(expression: str, base: TrainConfig) -> Values:
     path, equals, text = expression.partition("=")
-    kinds = dict(_kinds(base))
+    known = dict(kinds(base))
     if not equals:
         if path in READY:
             return READY[path]
-        if path in kinds:
+        if path in known:
             raise ValueError(f"sweep: {path} needs values: {path}=a,b or {path}=first:last:step")
-        raise ValueError(f"sweep: {path!r} is no ready-made sweep{_nearest(path, READY)}")
-    if path not in kinds:
-        raise ValueError(f"sweep: {path!r} is no field of the config{_nearest(path, kinds)}")
+        raise ValueError(f"sweep: {path!r} is no ready-made sweep{nearest(path, READY)}")
+    if path not in known:
+        raise ValueError(f"sweep: {path!r} is no field of the config{nearest(path, known)}")
     if path in _OURS:
         raise ValueError(f"sweep: {path} cannot be swept: {_OURS[path]}")
-    values = tuple(_values(path, text, kinds[path]))
+    values = tuple(_values(path, text, known[path]))
     if len(set(values)) < len(values):
         raise ValueError(f"sweep: {expression}: a value comes twice")
     return {path: values}
-
-
-def _kinds(node: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """The dotted path and type of every field."""
-    hints = typing.get_type_hints(type(node))
-    for field in dataclasses.fields(node):
-        value = getattr(node, field.name)
-        if dataclasses.is_dataclass(value):
-            yield from _kinds(value, f"{prefix}{field.name}.")
-        else:
-            yield prefix + field.name, hints[field.name]
-
-
-def _nearest(name: str, known: Mapping[str, Any]) -> str:
-    last = {path.rpartition(".")[2]: path for path in known}
-    near = difflib.get_close_matches(name, known, n=1) or [
-        last[each] for each in difflib.get_close_matches(name.rpartition(".")[2], last, n=1)
-    ]
-    return f"; did you mean {near[0]}?" if near else ""
 
 
 def _values(path: str, text: str, kind: Any) -> Iterator[Any]:
@@ -142,43 +121,7 @@ def _range(path: str, text: str) -> list[float]:
 
 
 def _convert(path: str, text: str, kind: Any) -> Any:
-    for one in _alternatives(kind):
-        try:
-            return _as(one, text)
-        except ValueError:
-            continue
-    raise ValueError(f"sweep: {path}: {text!r} is not {_words(kind)}")
-
-
-def _alternatives(kind: Any) -> tuple[Any, ...]:
-    if typing.get_origin(kind) in (types.UnionType, typing.Union):
-        return typing.get_args(kind)
-    return (kind,)
-
-
-def _as(kind: Any, text: str) -> Any:
-    """The value that a text means; raises ValueError where it is none of that kind."""
-    if kind is type(None):
-        if text == "None":
-            return None
-    elif kind is bool:
-        if text.lower() in ("true", "false"):
-            return text.lower() == "true"
-    elif kind in (int, float, str):
-        return kind(text)
-    elif typing.get_origin(kind) is typing.Literal:
-        if text in typing.get_args(kind):
-            return text
-    elif typing.get_args(kind)[1:] == (Ellipsis,):  # one of many: a list would not fit between ","
-        return (_as(typing.get_args(kind)[0], text),)
-    raise ValueError(text)
-
-
-def _words(kind: Any) -> str:
-    words = {int: "a whole number", float: "a number", bool: "True or False", type(None): "None"}
-    names = [
-        " or ".join(typing.get_args(one)) if typing.get_origin(one) is typing.Literal
-        else words.get(one, "what can be swept")
-        for one in _alternatives(kind)
-    ]  # fmt: skip
-    return " or ".join(dict.fromkeys(names))
+    try:
+        return convert(text, kind)
+    except ValueError as error:
+        raise ValueError(f"sweep: {path}: {error}") from error

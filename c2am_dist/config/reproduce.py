@@ -1,0 +1,57 @@
+"""What the tables of the papers, made anew, can be told."""
+
+import dataclasses
+import re
+from typing import Literal
+
+from c2am_dist.config.tree import require
+
+WsolMethod = Literal["cam", "ddt", "bridging", "c2am", "ddt+psol", "c2am+psol"]
+_START = re.compile(r"(\w+):([\w.-]+)=(.+)")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class WsolConfig:
+    """Make the rows of the C²AM paper's Tables 1 to 3: encoder x initialization x method."""
+
+    train: tuple[str, ...] = ()
+    """Shards with labels to train on: one or more URIs."""
+    val: tuple[str, ...] = ()
+    """Shards with labels and boxes to score: one or more URIs."""
+    output: str = ""
+    """Folder URI for the runs, labels, metrics and the table. The same command again goes on."""
+    dataset: Literal["imagenet", "cub"] = "imagenet"
+    """Whose presets train, and whose published figures stand beside ours."""
+    starts: tuple[str, ...] = ()
+    """Where encoders start: ``ENCODER:NAME=WEIGHTS`` each, such as
+    ``resnet50:moco=s3://bucket/moco.pth``. ``supervised``, ``moco`` and ``detco`` are names of the
+    papers, whose figures are then found; weights are what ``model.weights`` of training takes."""
+    classifier: str = ""
+    """What tells classes for Top-1 and Top-5 Loc, and has cam's maps: ``ENCODER=WEIGHTS``, a
+    torchvision classifier's whose outputs are the sorted labels of ``train``. If unset, one is
+    trained from the first start."""
+    methods: tuple[WsolMethod, ...] = ("cam", "ddt", "bridging", "c2am", "c2am+psol")
+    """Rows of each start; ``cam`` has one, of the classifier. The centred box is always there."""
+    settings: tuple[str, ...] = ()
+    """Changes to the presets: ``METHOD:PATH=VALUE``, such as ``c2am:optim.epochs=2``, by the dotted
+    path of training's flags. METHOD is ``classifier``, ``bridging``, ``c2am``, ``psol``, or ``all``."""
+    bootstrap: int = 1000
+    """Resamples for 95% confidence intervals; none if 0."""
+
+    def __post_init__(self) -> None:
+        for start in self.starts:
+            require(bool(_START.fullmatch(start)), "starts", "ENCODER:NAME=WEIGHTS", start)
+        is_pair = "=" in self.classifier.strip("=")
+        require(not self.classifier or is_pair, "classifier", "ENCODER=WEIGHTS", self.classifier)
+        require(len(set(self.methods)) == len(self.methods), "methods", "distinct", self.methods)
+        require(self.bootstrap >= 0, "bootstrap", ">= 0", self.bootstrap)
+
+    def check_complete(self) -> None:
+        """Raises ValueError naming the first field that has no default and was not given."""
+        for name in ("train", "val", "output", "starts"):
+            require(bool(getattr(self, name)), name, f"given (--{name})", "")
+
+    def split_starts(self) -> list[tuple[str, str, str]]:
+        """Encoder, name and weights of each start."""
+        found = [_START.fullmatch(start) for start in self.starts]
+        return [(f[1], f[2], f[3]) for f in found if f]

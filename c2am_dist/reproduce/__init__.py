@@ -1,0 +1,1 @@
+"""The papers' tables as commands: rows are trained, labeled and scored by the jobs' functions."""
