@@ -124,11 +124,11 @@ def principal_component(
 ) -> DescriptorTransform:
     """The first principal component of the descriptors, by eigendecomposition of their scatter.
 
-    The sign of an eigenvector is arbitrary, and here it decides which side is the object. It is
-    chosen so that the component's entries sum to a positive number: as the covariance between
-    heat and the sum of a descriptor's channels is the eigenvalue times the sum of the
-    component's entries, positive heat is then where features respond more than on average.
-    Where the entries sum to zero, the largest one in size is positive.
+    The sign of an eigenvector is arbitrary, and here it decides which side is the object. The
+    component's largest entry in size is made positive (of equals the first): the channel that
+    says most responds more on the object. So does the published code with scikit-learn 1.5 or
+    later, which fixes signs that way; until 1.4 the position with the largest |heat| was
+    positive, which takes a second pass over the features. docs/method.md has measurements.
 
     Args:
         stats: of one class, or of the whole set.
@@ -137,10 +137,6 @@ def principal_component(
     Raises:
         ValueError: there are fewer images, or all descriptors are the same.
     """
-    # Deviation: the published code takes scikit-learn's sign, which made the position with the
-    # largest |heat| positive (until 1.4) or the component's largest entry (since). The first
-    # needs a second pass over the features, the second rests on one channel. docs/method.md
-    # says how often they differ.
     if stats.num_images < min_images:
         raise ValueError(
             f"DDT needs at least {min_images} images to find what they have in common, "
@@ -152,10 +148,7 @@ def principal_component(
         raise ValueError(f"all descriptors of {stats.num_images} images are the same")
     values, vectors = torch.linalg.eigh(stats.scatter)
     component = vectors[:, -1]
-    total = component.sum()
-    if total.abs() < 1e-12:
-        total = component[component.abs().argmax()]
-    component = torch.where(total < 0, -component, component)
+    component = component * component[component.abs().argmax()].sign()
     return DescriptorTransform(stats.mean, component, min(values[-1].item() / variance, 1.0))
 
 
