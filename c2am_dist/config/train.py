@@ -7,7 +7,7 @@ from typing import Literal
 
 from c2am_dist.config.tree import override, require
 
-EncoderName = Literal["resnet18", "resnet34", "resnet50", "resnet101", "vgg16"]
+EncoderName = Literal["resnet18", "resnet34", "resnet50", "resnet101", "vgg16", "densenet161"]
 HeadInit = Literal["kaiming_normal", "kaiming_uniform", "normal", "uniform"]
 Method = Literal["c2am", "classifier"]
 Preset = Literal["custom", "imagenet", "cub", "voc"]

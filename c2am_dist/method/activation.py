@@ -51,10 +51,15 @@ def orient(activation: Float[Tensor, "*shape"], polarity: Polarity) -> Float[Ten
 
 
 def normalise(activation: Float[Tensor, "n 1 h w"]) -> Float[Tensor, "n 1 h w"]:
-    """Each map stretched to [0, 1]; a constant map becomes zeros."""
+    """Each map stretched to [0, 1]; a constant map becomes zeros, with zero gradient.
+
+    A map that holds NaN or infinity holds NaN afterwards, so that it is not mistaken for one
+    that shows nothing.
+    """
     low = activation.amin(dim=(2, 3), keepdim=True)
     spread = activation.amax(dim=(2, 3), keepdim=True) - low
-    return torch.where(spread > 0, (activation - low) / spread, 0)
+    # Not torch.where over the quotient: 0/0 would pass NaN to the gradient all the same.
+    return (activation - low) / torch.where(spread == 0, torch.inf, spread)
 
 
 def merge_scales(

@@ -1,4 +1,4 @@
-"""Encoders: feature maps at stride 16 from torchvision's ResNets and VGG-16.
+"""Encoders: feature maps at stride 16 from torchvision's ResNets, VGG-16 and DenseNet-161.
 
 Parameter names are torchvision's own, so that published checkpoints load unchanged, whatever
 prefix their authors' wrappers left on the keys. A file that does not fill every key is refused.
@@ -17,6 +17,14 @@ import torchvision
 from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
+from c2am_dist.method.stages import (
+    OUTPUT_STRIDES,
+    RESNETS,
+    densenet161_stages,
+    resnet_stages,
+    vgg16_stages,
+)
+
 # Red, green, blue of ImageNet; every torchvision, MoCo, DetCo and DINO encoder expects them.
 MEAN = (0.485, 0.456, 0.406)
 STD = (0.229, 0.224, 0.225)
@@ -24,34 +32,33 @@ STD = (0.229, 0.224, 0.225)
 NORMS = (nn.BatchNorm2d, nn.SyncBatchNorm)
 """The BatchNorm modules an encoder may hold, before and after conversion for workers."""
 
-_RESNETS = {
-    "resnet18": torchvision.models.resnet18,
-    "resnet34": torchvision.models.resnet34,
-    "resnet50": torchvision.models.resnet50,
-    "resnet101": torchvision.models.resnet101,
-}
 
-
-def normalise(batch: UInt8[Tensor, "n h w 3"]) -> Float[Tensor, "n 3 h w"]:
+def normalise(
+    batch: UInt8[Tensor, "n h w 3"],
+    mean: tuple[float, ...] = MEAN,
+    std: tuple[float, ...] = STD,
+) -> Float[Tensor, "n 3 h w"]:
     """The network input: float32, ImageNet mean 0 and deviation 1, on the batch's device.
 
     The result is channels-last in memory, as the batch is, so no pixel is moved: one kernel
-    converts, scales and shifts.
+    converts, scales and shifts. Classifiers from elsewhere may have another mean and deviation.
     """
-    scale, shift = _scale_and_shift(batch.device)
+    scale, shift = _scale_and_shift(batch.device, mean, std)
     return torch.addcmul(shift, batch.permute(0, 3, 1, 2), scale)
 
 
 @functools.cache
-def _scale_and_shift(device: torch.device) -> tuple[Tensor, Tensor]:
+def _scale_and_shift(
+    device: torch.device, mean: tuple[float, ...], std: tuple[float, ...]
+) -> tuple[Tensor, Tensor]:
     """Factors of x/255 and (x - mean)/std as one multiplication and addition, 1 3 1 1."""
-    mean = torch.tensor(MEAN, device=device).view(1, 3, 1, 1)
-    std = torch.tensor(STD, device=device).view(1, 3, 1, 1)
-    return 1 / (255 * std), -mean / std
+    centre = torch.tensor(mean, device=device).view(1, 3, 1, 1)
+    deviation = torch.tensor(std, device=device).view(1, 3, 1, 1)
+    return 1 / (255 * deviation), -centre / deviation
 
 
 class Encoder(nn.Module):
-    """A chain of named stages whose outputs at stride 16 are concatenated on channels.
+    """A chain of named stages whose outputs at one stride are concatenated on channels.
 
     Attributes:
         num_features: channels of the output.
@@ -75,7 +82,8 @@ class Encoder(nn.Module):
     def forward(self, images: Float[Tensor, "n 3 height width"]) -> Float[Tensor, "n c h w"]:
         """Features of RGB images normalised by ImageNet's mean and deviation, >= 0.
 
-        Sizes that 16 does not divide are rounded up by the ResNets, down by VGG-16.
+        Sizes that the stride does not divide are rounded up by the ResNets, down by VGG-16, and
+        by DenseNet-161 up to stride 4, then down.
         """
         taken: dict[str, Tensor] = {}
         x = images
@@ -110,39 +118,31 @@ def freeze_norm(encoder: Encoder) -> None:
     encoder.train(encoder.training)
 
 
-def build_encoder(name: str) -> Encoder:
-    """An encoder with random weights, by torchvision's name; its output stride is 16.
+def build_encoder(name: str, *, output_stride: int = 16) -> Encoder:
+    """An encoder with random weights, by torchvision's name.
 
-    A ResNet's last stage runs at stride 1, without dilation, and its features are those of
-    layer4 followed by those of layer3: 768 channels for ResNet-18 and 34, 3072 for 50 and 101.
-    VGG-16 gives its last convolution block before the final pooling: 512 channels.
+    At stride 16 a ResNet's last stage runs at stride 1, without dilation, and its features are
+    those of layer4 followed by those of layer3: 768 channels for ResNet-18 and 34, 3072 for 50
+    and 101. VGG-16 gives its last convolution block before the final pooling: 512 channels;
+    DenseNet-161 its last block's, after BatchNorm and ReLU: 2208.
+
+    Args:
+        name: see EncoderName in the config.
+        output_stride: pixels a cell spans. 8 runs one stage more at stride 1; 32 is
+            torchvision's network as it is, of which a ResNet gives layer4 alone.
 
     Raises:
-        ValueError: the name is unknown.
+        ValueError: the name or the stride is unknown.
     """
+    if output_stride not in OUTPUT_STRIDES:
+        raise ValueError(f"output_stride must be 8, 16 or 32, got {output_stride}")
+    if name in RESNETS:
+        return Encoder(*resnet_stages(name, output_stride))
     if name == "vgg16":
-        return _build_vgg16()
-    if name not in _RESNETS:
-        raise ValueError(f"encoder must be {', '.join(_RESNETS)} or vgg16, got {name!r}")
-    resnet = _RESNETS[name]()
-    for module in resnet.layer4.modules():
-        if isinstance(module, nn.Conv2d):
-            module.stride = (1, 1)
-    stages = {key: child for key, child in resnet.named_children() if key not in ("avgpool", "fc")}
-    num_last = resnet.fc.in_features
-    return Encoder(stages, {"layer4": num_last, "layer3": num_last // 2})
-
-
-def _build_vgg16() -> Encoder:
-    with torch.device("meta"):  # the 124 million parameters of its classifier go unused
-        layers = list(torchvision.models.vgg16().features.children())
-    features = nn.Sequential(*layers[:-1]).to_empty(device="cpu")  # without the fifth pooling
-    for module in features.modules():
-        if isinstance(module, nn.Conv2d):  # as torchvision does
-            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
-            assert module.bias is not None
-            nn.init.zeros_(module.bias)
-    return Encoder({"features": features}, {"features": 512})
+        return Encoder(*vgg16_stages(output_stride))
+    if name == "densenet161":
+        return Encoder(*densenet161_stages(output_stride))
+    raise ValueError(f"encoder must be {', '.join(RESNETS)}, vgg16 or densenet161, got {name!r}")
 
 
 class WeightsError(ValueError):
@@ -165,6 +165,8 @@ _NESTS = ("state_dict", "model", "teacher", "student")
 # ... and in front of its keys. MoCo's encoder_q is the trained one; encoder_k, its average,
 # matches no prefix and so is left alone.
 _PREFIX = re.compile(r"^(?:module\.|encoder_q\.|backbone\.|encoder\.|model\.)+")
+# DenseNets of torchvision's own files are older than its code: norm.1 is now norm1.
+_OLD_DENSE_LAYER = re.compile(r"(denselayer\d+\.(?:norm|conv))\.([12]\.)")
 
 
 def read_state_dict(data: bytes, source: str) -> dict[str, Any]:
@@ -196,18 +198,27 @@ def read_state_dict(data: bytes, source: str) -> dict[str, Any]:
     return dict(content)
 
 
-def load_weights(encoder: Encoder, state_dict: Mapping[str, Any]) -> LoadReport:
+def load_weights(
+    encoder: nn.Module, state_dict: Mapping[str, Any], *, kind: str = "encoder"
+) -> LoadReport:
     """Fills every key of the encoder from a checkpoint's state dict, or changes nothing.
 
     Understands torchvision, MoCo v1 and v2, DetCo and DINO checkpoints and this project's own:
     nesting and key prefixes are stripped. Any floating-point type is accepted.
 
+    Args:
+        encoder: the encoder, or another model whose every key is to be filled.
+        state_dict: the checkpoint's.
+        kind: what errors call it.
+
     Raises:
         WeightsError: a key is missing, ambiguous, of another shape or not finite; the message
             names the first few.
     """
-    found = _strip(state_dict)
     expected = encoder.state_dict()
+    # A model's own keys may begin like a wrapper's: ViT's do with "encoder.".
+    own = {bare_key(key): key for key in expected}
+    found = {own.get(key, key): value for key, value in strip_wrappers(state_dict).items()}
     counters = {key for key in expected if key.endswith(".num_batches_tracked")}
     problems = [
         problem
@@ -217,7 +228,7 @@ def load_weights(encoder: Encoder, state_dict: Mapping[str, Any]) -> LoadReport:
     if problems:
         more = f" and {len(problems) - 3} more" if len(problems) > 3 else ""
         raise WeightsError(
-            f"{len(problems)} of {len(expected) - len(counters)} encoder keys cannot be filled: "
+            f"{len(problems)} of {len(expected) - len(counters)} {kind} keys cannot be filled: "
             f"{', '.join(problems[:3])}{more}"
         )
     missing = {key for key in counters if not isinstance(found.get(key), Tensor)}
@@ -230,14 +241,23 @@ def load_weights(encoder: Encoder, state_dict: Mapping[str, Any]) -> LoadReport:
     )
 
 
-def _strip(state_dict: Mapping[str, Any]) -> dict[str, Any]:
-    """The innermost state dict with prefixes removed from its keys."""
+def bare_key(key: str) -> str:
+    """A checkpoint's key without a wrapper's prefix, spelled as torchvision's code does."""
+    return _OLD_DENSE_LAYER.sub(r"\1\2", _PREFIX.sub("", key))
+
+
+def strip_wrappers(state_dict: Mapping[str, Any]) -> dict[str, Any]:
+    """The innermost state dict with prefixes removed from its keys.
+
+    Raises:
+        WeightsError: two keys become one.
+    """
     nest = next((key for key in _NESTS if isinstance(state_dict.get(key), Mapping)), None)
     if nest is not None:
-        return _strip(state_dict[nest])
+        return strip_wrappers(state_dict[nest])
     found: dict[str, Any] = {}
     for key, value in state_dict.items():
-        stripped = _PREFIX.sub("", key)
+        stripped = bare_key(key)
         if stripped in found:
             raise WeightsError(f"two keys of the checkpoint stand for {stripped!r}, e.g. {key!r}")
         found[stripped] = value
@@ -250,7 +270,7 @@ def _problem(key: str, expected: Tensor, found: Any) -> str | None:
         return f"{key} is missing"
     if found.shape != expected.shape:
         return f"{key} has shape {tuple(found.shape)} instead of {tuple(expected.shape)}"
-    if not found.is_floating_point():
+    if found.is_floating_point() != expected.is_floating_point():
         return f"{key} holds {found.dtype}"
     if not torch.isfinite(found).all():
         return f"{key} is not finite"

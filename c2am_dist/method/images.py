@@ -18,6 +18,8 @@ from PIL import Image as PilImage
 from PIL.JpegImagePlugin import JpegImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
+from c2am_dist.method.views import View, draw_view
+
 # Chosen by content, never by file name. The plugins are named one by one because
 # PIL.Image.open would try dozens of formats, some of which run programs (EPS), and warns
 # about large images by a global limit; ours is `max_pixels`.
@@ -120,6 +122,20 @@ def resize_square(
     return resize(image, (size_px, size_px))
 
 
+def resize_middle(
+    image: UInt8[np.ndarray, "h w 3"], size_px: int
+) -> UInt8[np.ndarray, "size_px size_px 3"]:
+    """The square in the middle of the image, its side the image's shorter one, at another size.
+
+    What torchvision's classifiers are evaluated on, before they crop: nothing is squeezed.
+    """
+    height, width = image.shape[:2]
+    short = min(height, width)
+    large = resize(image, (height * size_px // short, width * size_px // short))
+    top, left = (round((side - size_px) / 2) for side in large.shape[:2])
+    return np.ascontiguousarray(large[top : top + size_px, left : left + size_px])
+
+
 def augmentation_rng(seed: int, epoch: int, image_id: str) -> np.random.Generator:
     """The random numbers of one image in one epoch, the same wherever it is decoded."""
     key = hashlib.blake2b(f"{seed}/{epoch}/{image_id}".encode(), digest_size=16).digest()
@@ -139,13 +155,18 @@ def augment(
     Raises:
         ValueError: the crop is larger than the square.
     """
-    if crop_px > resize_px:
-        raise ValueError(f"crop_px must be <= resize_px ({resize_px}), got {crop_px}")
-    y0, x0 = rng.integers(0, resize_px - crop_px + 1, size=2)
-    is_mirrored = flip and rng.random() < 0.5
-    crop = resize_square(image, resize_px)[y0 : y0 + crop_px, x0 : x0 + crop_px]
+    view = draw_view(rng, resize_px=resize_px, crop_px=crop_px, flip=flip)
+    return cut_view(image, view)
+
+
+def cut_view(
+    image: UInt8[np.ndarray, "h w 3"], view: View
+) -> UInt8[np.ndarray, "crop_px crop_px 3"]:
+    """The pixels of a view of the image; boxes go there by `views.relative_boxes`."""
+    square = resize_square(image, view.resize_px)
+    crop = square[view.y0 : view.y0 + view.crop_px, view.x0 : view.x0 + view.crop_px]
     # Not crop[:, ::-1], which numpy takes 40 times longer to copy.
-    return cv2.flip(crop, 1) if is_mirrored else np.ascontiguousarray(crop)  # type: ignore
+    return cv2.flip(crop, 1) if view.is_mirrored else np.ascontiguousarray(crop)  # type: ignore
 
 
 def encode_png16(values: Float[np.ndarray, "h w"]) -> bytes:

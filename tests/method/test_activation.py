@@ -1,3 +1,5 @@
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -85,6 +87,19 @@ def test_each_map_is_stretched_alone_and_constant_ones_are_zero():
     activation = torch.tensor([[2.0, 4.0, 3.0, 2.0], [0.0, 0.5, 0.25, 0.0], [7.0, 7.0, 7.0, 7.0]])
     expected = [[0.0, 1.0, 0.5, 0.0], [0.0, 1.0, 0.5, 0.0], [0.0, 0.0, 0.0, 0.0]]
     assert normalise(activation.view(3, 1, 2, 2)).view(3, 4).tolist() == expected
+
+
+def test_map_with_nan_is_not_stretched_to_one_that_shows_nothing():
+    activation = torch.tensor([[2.0, math.nan], [2.0, math.inf], [0.0, 4.0]]).view(3, 1, 1, 2)
+    stretched = normalise(activation)
+    assert stretched[:2].isnan().flatten(1).any(dim=1).all()
+    assert stretched[2].flatten().tolist() == [0.0, 1.0]
+
+
+def test_constant_map_passes_a_gradient_of_zero():
+    activation = torch.full((1, 1, 2, 2), 3.0, requires_grad=True)
+    normalise(activation)[0, 0, 0, 0].backward()
+    assert activation.grad is not None and activation.grad.eq(0).all()
 
 
 def test_merged_scales_are_summed_and_divided_by_their_maximum():

@@ -1,6 +1,7 @@
 import argparse
 import io
 import math
+import re
 from collections import OrderedDict
 from collections.abc import Mapping
 from typing import Any
@@ -59,6 +60,7 @@ def prefixed(state_dict: Mapping[str, Tensor], prefix: str) -> OrderedDict[str, 
         ("resnet50", 3072, 2048),
         ("resnet101", 3072, 2048),
         ("vgg16", 512, 512),
+        ("densenet161", 2208, 2208),
     ],
 )
 def test_features_have_stride_16_and_the_documented_channels(name, num_features, num_last):
@@ -104,9 +106,83 @@ def test_vgg_features_come_before_the_fifth_pooling():
     assert all(torch.isfinite(p).all() and p.std() > 0 for p in encoder.parameters() if p.ndim > 1)
 
 
-def test_unknown_encoder_is_named():
+@pytest.mark.parametrize(
+    ("name", "output_stride", "num_features"),
+    [
+        ("resnet18", 8, 768),
+        ("resnet34", 8, 768),
+        ("resnet50", 8, 3072),
+        ("vgg16", 8, 512),
+        ("densenet161", 8, 2208),
+        ("resnet50", 32, 2048),
+        ("vgg16", 32, 512),
+        ("densenet161", 32, 2208),
+    ],
+)
+def test_another_stride_changes_cells_and_no_key(name, output_stride, num_features):
+    with torch.device("meta"):  # shapes only
+        encoder = build_encoder(name, output_stride=output_stride).to("meta")
+        at_16 = build_encoder(name).to("meta")
+        features = encoder(torch.empty(2, 3, 224, 160, device="meta"))
+    assert features.shape == (2, num_features, 224 // output_stride, 160 // output_stride)
+    assert encoder.num_features == num_features
+    shapes = {key: value.shape for key, value in encoder.state_dict().items()}
+    assert shapes == {key: value.shape for key, value in at_16.state_dict().items()}
+
+
+@pytest.mark.parametrize("name", ["resnet18", "vgg16", "densenet161"])
+def test_at_stride_32_the_features_are_those_torchvision_classifies(name):
+    reference = getattr(torchvision.models, name)().eval()
+    encoder = build_encoder(name, output_stride=32).eval()
+    report = load_weights(encoder, reference.state_dict())
+    assert {key.split(".")[0] for key in report.unexpected} <= {"fc", "classifier"}
+    images = torch.randn(1, 3, 64, 64)
+    taken = []
+    pooling = reference.avgpool if name != "densenet161" else reference.classifier
+    pooling.register_forward_pre_hook(lambda module, inputs: taken.append(inputs[0]))
+    with torch.no_grad():
+        reference(images)
+        features = encoder.last_stage(encoder(images))
+    if name == "densenet161":  # pooled by a function
+        features = features.mean(dim=(2, 3))
+    torch.testing.assert_close(features, taken[0], atol=1e-6, rtol=1e-5)
+
+
+def test_stride_8_runs_layer3_and_layer4_a_cell_at_a_time():
+    reference = torchvision.models.resnet18().eval()
+    for stage in (reference.layer3, reference.layer4):
+        for module in stage.modules():
+            if isinstance(module, nn.Conv2d):
+                module.stride = (1, 1)
+    encoder = build_encoder("resnet18", output_stride=8).eval()
+    load_weights(encoder, reference.state_dict())
+    images = torch.randn(1, 3, 32, 32)
+    with torch.no_grad():
+        x = reference.maxpool(reference.relu(reference.bn1(reference.conv1(images))))
+        layer3 = reference.layer3(reference.layer2(reference.layer1(x)))
+        expected = torch.cat([reference.layer4(layer3), layer3], dim=1)
+        assert torch.equal(encoder(images), expected)
+
+
+def test_densenets_of_torchvisions_own_files_load_though_their_keys_are_old():
+    encoder = build_encoder("densenet161")
+    keys = {key: value for key, value in encoder.state_dict().items() if "num_batches" not in key}
+    old = {
+        re.sub(r"(denselayer\d+\.(?:norm|conv))([12])\.", r"\1.\2.", key): value + 1
+        for key, value in keys.items()
+    }
+    assert len(old.keys() - keys.keys()) == 780
+    report = load_weights(encoder, old)
+    assert set(report.matched) == keys.keys() and not report.unexpected
+    key = "features.denseblock4.denselayer24.conv2.weight"
+    assert torch.equal(encoder.state_dict()[key], old[key.replace("conv2", "conv.2")])
+
+
+def test_unknown_encoder_and_stride_are_named():
     with pytest.raises(ValueError, match="'resnet152'"):
         build_encoder("resnet152")
+    with pytest.raises(ValueError, match="output_stride must be 8, 16 or 32, got 4"):
+        build_encoder("resnet18", output_stride=4)
 
 
 @pytest.mark.parametrize(

@@ -23,6 +23,8 @@ def test_the_last_stage_at_stride_1_costs_four_times_what_it_does_at_stride_2():
     assert footprint("resnet50", 224).flops == published + grown + head - classifier
 
 
-@pytest.mark.parametrize("encoder", ["resnet18", "resnet34", "resnet50", "resnet101", "vgg16"])
+@pytest.mark.parametrize(
+    "encoder", ["resnet18", "resnet34", "resnet50", "resnet101", "vgg16", "densenet161"]
+)
 def test_a_square_twice_as_large_costs_four_times_as_much(encoder: str):
     assert footprint(encoder, 256).flops == 4 * footprint(encoder, 128).flops
