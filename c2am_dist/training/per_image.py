@@ -59,7 +59,8 @@ class ClassifierMethod:
             assert piece.labels is not None
             with autocast():
                 logits = model(piece.images)
-            loss = F.cross_entropy(logits.float(), piece.labels, reduction="none")
+            logits = _wide(logits)
+            loss = F.cross_entropy(logits, piece.labels, reduction="none")
             return {"loss": loss, "accuracy": _is_correct(logits, piece.labels)}
 
         return _backward(model, batch, terms_of, config=config)
@@ -89,7 +90,7 @@ class BridgingMethod:
                 constants=constants,
                 is_warmup=is_warmup,
             )
-            is_correct = _is_correct(output.logits, piece.labels)
+            is_correct = _is_correct(_wide(output.logits), piece.labels)
             return {"loss": losses.total, **losses._asdict(), "accuracy": is_correct}
 
         return _backward(model, batch, terms_of, config=config)
@@ -123,8 +124,13 @@ def _constants(config: TrainConfig) -> BridgingConstants:
     return BridgingConstants(**dataclasses.asdict(config.bridging))
 
 
+def _wide(logits: Tensor) -> Tensor:
+    """Float32 at least: autocast leaves bfloat16."""
+    return logits.to(torch.promote_types(logits.dtype, torch.float32))
+
+
 def _is_correct(logits: Tensor, labels: Tensor) -> Tensor:
-    return (logits.detach().argmax(1) == labels).float()
+    return (logits.detach().argmax(1) == labels).to(logits.dtype)
 
 
 def _dropout(batch: Batch, config: TrainConfig) -> Callable[[int, int], Tensor]:
