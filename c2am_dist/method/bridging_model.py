@@ -3,6 +3,7 @@
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
 
+import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -97,7 +98,9 @@ def _running_statistics_kept(modules: Sequence[nn.Module]) -> Iterator[None]:
     counts = [norm.num_batches_tracked for norm in norms]
     try:
         for norm in norms:
-            norm.momentum, norm.num_batches_tracked = 0.0, None
+            norm.momentum = 0.0
+            # A counter to be thrown away: SyncBatchNorm insists on having one.
+            norm.num_batches_tracked = torch.zeros((), dtype=torch.long, device=norm.weight.device)
         yield
     finally:
         for norm, momentum, count in zip(norms, momenta, counts, strict=True):
