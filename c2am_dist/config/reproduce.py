@@ -34,7 +34,8 @@ class WsolConfig:
     """Rows of each start; ``cam`` has one, of the classifier. The centred box is always there."""
     settings: tuple[str, ...] = ()
     """Changes to the presets: ``METHOD:PATH=VALUE``, such as ``c2am:optim.epochs=2``, by the dotted
-    path of training's flags. METHOD is ``classifier``, ``bridging``, ``c2am``, ``psol``, or ``all``."""
+    path of training's flags. METHOD is ``classifier``, ``bridging``, ``c2am``, ``psol`` or
+    ``all``."""
     bootstrap: int = 1000
     """Resamples for 95% confidence intervals; none if 0."""
 

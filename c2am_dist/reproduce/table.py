@@ -47,9 +47,11 @@ class Result:
 def markdown(config: WsolConfig, results: list[Result]) -> str:
     """The table: ``honest / oracle`` thresholds; boxes without a map have one figure alone."""
     titles = ["method", "encoder", "from", *FIGURES.values(), "published", "what differs"]
-    lines = ["| " + " | ".join(titles) + " |", "|---|---|---|" + "---:|" * len(FIGURES) + "---|---|"]
+    ruler = "|---|---|---|" + "---:|" * len(FIGURES) + "---|---|"
     first = results[0]
-    lines.append(_line("centre", "–", "–", _cells(first.metrics["centre"]), "–", "nothing is learned"))
+    centre = _cells(first.metrics["centre"])
+    lines = ["| " + " | ".join(titles) + " |", ruler]
+    lines.append(_line("centre", "–", "–", centre, "–", "nothing is learned"))
     for result in results:
         row = result.row
         rows = published.nearest(row.method, config.dataset, row.encoder, row.initialization)
