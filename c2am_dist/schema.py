@@ -63,4 +63,23 @@ LABELS = pa.schema(
         pa.field("error", pa.string()),  # null when the image was labeled
     ]
 )
-"""Labels (jobs/label.py): exactly one row an input image."""
+"""Labels (jobs/label.py): exactly one row an input image. The files' metadata name the method."""
+
+PREDICTIONS = pa.schema(
+    [
+        pa.field("image_id", pa.string(), nullable=False),
+        pa.field("shard", pa.string(), nullable=False),  # file name of the shard it came from
+        pa.field("classes", pa.list_(pa.string())),  # the five likeliest, best first; null on error
+        pa.field("probabilities", pa.list_(pa.float32())),  # one a class, [0, 1]
+        pa.field("label", pa.string()),  # the shard's, where it has one
+        pa.field(
+            "classifier", pa.string(), nullable=False
+        ),  # architecture, as torchvision spells it
+        pa.field("checkpoint_sha256", pa.string(), nullable=False),  # of the file of weights
+        pa.field("config_sha256", pa.string(), nullable=False),
+        pa.field("package_version", pa.string(), nullable=False),
+        pa.field("error", pa.string()),  # null when the image was classified
+    ]
+)
+"""Predictions of a classifier: exactly one row an input image. Where there are fewer than five
+classes, all of them; they are called as the label column of the shards calls them."""

@@ -9,9 +9,10 @@ from c2am_dist.config import EvaluateConfig
 def main() -> None:
     config = tyro.cli(EvaluateConfig, description=__doc__)
     cli.init_ray()
-    from c2am_dist import evaluation
+    from c2am_dist import evaluation, storage
 
-    print(evaluation.markdown(evaluation.evaluate(config)))
+    evaluation.evaluate(config)
+    print(storage.read_bytes(evaluation.uri_of_table(config.output)).decode())
     print(f"metrics: {config.output}")
 
 

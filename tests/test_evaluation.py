@@ -15,7 +15,7 @@ import pytest
 from c2am_dist import schema
 from c2am_dist.config import EvaluateConfig
 from c2am_dist.evaluation import evaluate, inputs, markdown
-from c2am_dist.evaluation.job import summarise
+from c2am_dist.evaluation.figures import summarise
 from c2am_dist.evaluation.tally import Tally, half_of
 from c2am_dist.method.boxes import pseudo_boxes
 from c2am_dist.method.images import encode_png16
@@ -67,13 +67,13 @@ def score(tmp_path: Path, labels: list[dict], notes: list[dict]) -> dict[str, di
     """The metrics, without Ray: one task's work, on this process."""
     write(tmp_path / "labels/a.parquet", labels, schema.LABELS)
     write(tmp_path / "shards/a.parquet", notes, schema.SHARD)
-    units, _ = inputs.plan([str(tmp_path / "labels")], allow_incomplete=True)
+    found = inputs.plan([str(tmp_path / "labels")], allow_incomplete=True)
     annotations = inputs.read_annotations([str(tmp_path / "shards")])
     tally = Tally.empty()
-    for unit in units:
+    for unit in found.units:
         for row in inputs.read_unit(unit, annotations):
             tally.add(row)
-    return summarise(tally)
+    return summarise(tally, found.method)
 
 
 def test_maps_on_the_objects_score_full_marks(tmp_path: Path):

@@ -154,6 +154,7 @@ def test_metadata_that_steers_a_terminal_is_shown_escaped(tmp_path: Path):
     told = {"c2am_dist.checkpoint_sha256": b"\x1b[2J\xff" + b"x" * 10**6}
     pq.write_table(table.replace_schema_metadata(told), tmp_path / "a.parquet")
     provenance = Provenance(
+        method="c2am",
         threshold=None,
         threshold_source="otsu",
         polarity=Polarity.FOREGROUND,
@@ -206,7 +207,7 @@ def test_a_map_or_mask_of_110_megapixels_is_refused_with_its_image(
 ):
     store(tmp_path / "labels/a.parquet", [label_row(**labels)], schema.LABELS)
     store(tmp_path / "shards/a.parquet", [shard_row(**notes)], schema.SHARD)
-    (unit,), _ = inputs.plan([str(tmp_path / "labels")], allow_incomplete=True)
+    (unit,) = inputs.plan([str(tmp_path / "labels")], allow_incomplete=True).units
     (row,) = inputs.read_unit(unit, inputs.read_annotations([str(tmp_path / "shards")]))
     with pytest.raises(ValueError, match="image 'a': 11000x10000 is 110 megapixels"):
         Tally.empty().add(row)

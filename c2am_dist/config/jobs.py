@@ -117,13 +117,22 @@ class EvaluateConfig:
     labels: tuple[str, ...] = ()
     """Label files to score: one or more URIs."""
     annotations: tuple[str, ...] = ()
-    """Shards with boxes (and masks): one or more URIs."""
+    """Shards with boxes (and masks, and labels): one or more URIs."""
+    predictions: tuple[str, ...] = ()
+    """A classifier's predictions, for Top-1 and Top-5 Loc and accuracy: one or more URIs."""
     output: str = ""
     """Where to write the metrics, a JSON file; beside it a Markdown table and the curves."""
+    per_class: bool = False
+    """Write a table of each class's figures, too, as JSON and Markdown beside the metrics."""
+    bootstrap: int = 0
+    """Resamples of the images for 95% confidence intervals, such as 1000; none without."""
     store_threshold: str = ""
     """URI of a checkpoint folder to store the chosen threshold in, for later labeling."""
     allow_incomplete: bool = False
     """Score a folder whose labeling has not finished (it has no ``_SUCCESS``)."""
+
+    def __post_init__(self) -> None:
+        require(self.bootstrap >= 0, "bootstrap", ">= 0", self.bootstrap)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)

@@ -25,19 +25,19 @@ def uri_beside(output: str) -> str:
     return output.removesuffix(".json") + ".curves.json"
 
 
-def write(config: EvaluateConfig, tally: Tally) -> None:
+def write(config: EvaluateConfig, tally: Tally, method: str) -> None:
     """Writes the curves of an evaluation beside its metrics."""
     content = {
         "format": FORMAT,
         "package_version": __version__,
         "config": json.loads(to_json(config)),
-        **curves(tally),
+        **curves(tally, method),
     }
     text = json.dumps(content, separators=(",", ":")) + "\n"
     storage.write_bytes(uri_beside(config.output), text.encode())
 
 
-def curves(tally: Tally) -> dict[str, dict[str, Any]]:
+def curves(tally: Tally, method: str) -> dict[str, dict[str, Any]]:
     """Method -> lists of equal length, in percent but for ``threshold`` and ``side``.
 
     Over all scored images: what the oracle chooses from. ``recall`` and ``precision`` go from
@@ -46,7 +46,7 @@ def curves(tally: Tally) -> dict[str, dict[str, Any]]:
     centre = {"side": _shares(CENTRE_SIDES), "max_box_acc": _accuracy(tally.centre)}
     found: dict[str, dict[str, Any]] = {"centre": centre | _precision(tally.centre_pixels)}
     if tally.num_maps:
-        found["c2am"] = {
+        found[method] = {
             "threshold": _shares(THRESHOLDS),
             "max_box_acc": _accuracy((tally.boxes[0].largest, tally.boxes[1].largest)),
             "max_box_acc_v2": _accuracy((tally.boxes[0].any_contour, tally.boxes[1].any_contour)),

@@ -1,40 +1,36 @@
-"""Labels + annotations -> metrics, for the activation maps and for the centred box.
+"""Labels + annotations (+ predictions) -> metrics, for the labels and for the centred box.
 
-Ray Data tasks read and score some hundred label rows each and return counts; the driver
-merges them. It holds the ids of all labels and the ids, sizes and boxes of all annotations,
-about 100 bytes an image (150 MB for ImageNet's 1.3 million), which tasks read from the
-object store. Maps and masks never leave the task that reads them.
+Ray Data tasks read and score some hundred label rows each and return counts and, of each image,
+which settings are right; the driver merges them. It holds the ids of all labels and predictions,
+the ids, sizes and boxes of all annotations, and 111 bytes an image of what became of it: about
+250 bytes an image (320 MB for ImageNet's 1.3 million). Tasks read the annotations from the object
+store. Maps and masks never leave the task that reads them.
 """
 
 import dataclasses
 import functools
 import json
+import logging
 import pickle
 from typing import Any
 
 import cv2
-import numpy as np
+import pyarrow as pa
 import ray
 import ray.data
 
-from c2am_dist import storage
-from c2am_dist.config import EvaluateConfig
-from c2am_dist.evaluation import curves, inputs
-from c2am_dist.evaluation.inputs import Annotations, Unit
+from c2am_dist import __version__, storage
+from c2am_dist.config import EvaluateConfig, to_json
+from c2am_dist.evaluation import classes, curves, figures, inputs, predictions
+from c2am_dist.evaluation.figures import Intervals, Metrics
+from c2am_dist.evaluation.inputs import Annotations, LabelRows, Unit
 from c2am_dist.evaluation.tally import Tally
 from c2am_dist.method.contours import compile_scan
-from c2am_dist.method.metrics import (
-    CENTRE_SIDES,
-    IOU_LEVELS,
-    THRESHOLDS,
-    HitCounts,
-    held_out_accuracy,
-    oracle_accuracy,
-)
 
-Metrics = dict[str, dict[str, float]]
-"""Method -> metric -> percentage, threshold, side or count."""
-_HALF = IOU_LEVELS.index(0.5)
+FORMAT = 1
+"""Of the files of intervals and of classes; raised whenever they change meaning."""
+
+logger = logging.getLogger(__name__)
 
 
 def evaluate(config: EvaluateConfig) -> Metrics:
@@ -43,39 +39,85 @@ def evaluate(config: EvaluateConfig) -> Metrics:
     An image is scored when it has a label row and at least one annotated box; a row with an
     error counts as wrong. What is left out is counted: annotated images without label row
     (``num_missing``), rows without annotation (``num_extra``), images without annotated box
-    (``num_without_boxes``). Needs a connection to Ray.
+    (``num_without_boxes``). Of these images, figures of classes are of those that have a
+    prediction. Needs a connection to Ray.
 
     Raises:
         FileNotFoundError: an input URI names nothing.
         ValueError: a field is not given, a file lacks a column or has it in another type,
-            an id comes twice, or nothing can be scored; the message names the culprit.
+            an id comes twice, a box has no area, a label is missing that figures of classes
+            need, or nothing can be scored; the message names the culprit.
     """
     for name in ("labels", "annotations", "output"):
         if not getattr(config, name):
             raise ValueError(f"{name} must be given (--{name} URI)")
-    units, ids = inputs.plan(
+    labels = inputs.plan(
         [storage.absolute(uri) for uri in config.labels], allow_incomplete=config.allow_incomplete
     )
-    annotations = inputs.read_annotations([storage.absolute(uri) for uri in config.annotations])
-    known = annotations.table["image_id"]
-    tally = _score(units, annotations)
+    annotations, predicted = _read_notes(config, labels)
+    tally = _score(labels.units, annotations)
     if tally.num_images == 0:
         raise ValueError(
             f"no row of {', '.join(config.labels)} is of an image with boxes in "
             f"{', '.join(config.annotations)}"
         )
-    metrics = summarise(tally)
-    for method in metrics.values():
-        method["num_missing"] = inputs.count_absent(known, ids)
-        method["num_extra"] = inputs.count_absent(ids, known)
+    metrics = figures.summarise(tally, labels.method)
+    _count_absent(metrics, annotations.table["image_id"], labels.ids, predicted)
     if config.store_threshold:
-        _store_threshold(config, metrics["c2am"])
-    curves.write(config, tally)
-    text = json.dumps(metrics, indent=2) + "\n"
-    storage.write_bytes(config.output, text.encode())
-    table = config.output.removesuffix(".json") + ".md"
-    storage.write_bytes(table, markdown(metrics).encode())
+        _store_threshold(config, metrics[labels.method])
+    curves.write(config, tally, labels.method)
+    found = _write_intervals(config, tally, labels.method) if config.bootstrap else {}
+    if config.per_class:
+        _write_classes(config, classes.by_class(tally, labels.method, annotations.classes))
+    storage.write_bytes(config.output, (json.dumps(metrics, indent=2) + "\n").encode())
+    storage.write_bytes(uri_of_table(config.output), markdown(metrics, found).encode())
     return metrics
+
+
+def _read_notes(
+    config: EvaluateConfig, labels: LabelRows
+) -> tuple[Annotations, pa.ChunkedArray | None]:
+    """The annotations, joined with the predictions, and the ids of these, where given."""
+    needs_classes = bool(config.predictions) or config.per_class
+    uris = [storage.absolute(uri) for uri in config.annotations]
+    annotations = inputs.read_annotations(uris, with_classes=needs_classes)
+    if needs_classes:
+        inputs.refuse_unlabeled(annotations, labels.ids)
+    if not config.predictions:
+        return annotations, None
+    return predictions.join(
+        [storage.absolute(uri) for uri in config.predictions],
+        annotations,
+        allow_incomplete=config.allow_incomplete,
+    )
+
+
+def _count_absent(
+    metrics: Metrics,
+    known: pa.ChunkedArray,
+    labeled: pa.ChunkedArray,
+    predicted: pa.ChunkedArray | None,
+) -> None:
+    """Adds what is missing and what is too many to the metrics, and says it.
+
+    Raises:
+        ValueError: there are predictions, and none of an image that is scored.
+    """
+    if predicted is not None and "predictions" not in metrics:
+        raise ValueError(
+            "predictions must be of the labeled images: none of the images scored has one"
+        )
+    for name, found in metrics.items():
+        ids = predicted if name == "predictions" else labeled
+        assert ids is not None, "figures of predictions that were not given"
+        found["num_missing"] = inputs.count_absent(known, ids)
+        found["num_extra"] = inputs.count_absent(ids, known)
+        if name != "centre" and (found["num_missing"] or found["num_extra"]):
+            logger.warning(
+                "%s: %d of %d annotated images have no row, and %d of %d rows no annotation; "
+                "they are left out",
+                *(name, found["num_missing"], len(known), found["num_extra"], len(ids)),
+            )
 
 
 def _score(units: list[Unit], annotations: Annotations) -> Tally:
@@ -103,70 +145,6 @@ def _score_unit(
     return {"tally": pickle.dumps(tally)}
 
 
-def summarise(tally: Tally) -> Metrics:
-    """The figures of a tally, in percent.
-
-    Plain names (``gt_known_loc``) are honest: the threshold of each half of the images is the
-    one that is best on the other half. ``oracle_`` ones choose on the images they score.
-
-    Raises:
-        ValueError: some labels have an activation map and some do not.
-    """
-    num_labeled = tally.num_images - tally.num_errors
-    if 0 < tally.num_maps < num_labeled:
-        raise ValueError(
-            f"{num_labeled - tally.num_maps} of {num_labeled} labels lack an activation map: "
-            "label with one --write-maps throughout"
-        )
-    c2am: dict[str, float] = {}
-    if tally.num_maps:
-        largest = tally.boxes[0].largest, tally.boxes[1].largest
-        any_contour = tally.boxes[0].any_contour, tally.boxes[1].any_contour
-        c2am |= _localization(largest, any_contour, THRESHOLDS, "threshold")
-        c2am |= {"pxap": tally.pixels.average_precision()} if tally.pixels.has_foreground else {}
-        c2am |= {"cor_loc": c2am["gt_known_loc"]} if tally.num_train == tally.num_images else {}
-    c2am["stored_gt_known_loc"] = 100 * tally.num_stored_hits / tally.num_images
-    centre = _localization(tally.centre, tally.centre, CENTRE_SIDES, "side")
-    if tally.centre_pixels.has_foreground:
-        centre["pxap"] = tally.centre_pixels.average_precision()
-    if tally.num_train == tally.num_images:
-        centre["cor_loc"] = centre["gt_known_loc"]
-    c2am |= {"num_errors": tally.num_errors}
-    for method in (c2am, centre):
-        method["num_images"] = tally.num_images
-        method["num_without_boxes"] = tally.num_without_boxes
-    return {"c2am": c2am, "centre": centre}
-
-
-Halves = tuple[HitCounts, HitCounts]
-
-
-def _localization(
-    largest: Halves, any_contour: Halves, settings: np.ndarray, setting: str
-) -> dict[str, float]:
-    """The metrics that depend on a setting: held-out and oracle ones.
-
-    GT-known Loc is MaxBoxAcc at IoU 0.5. ``{setting}`` is the mean of the two that the halves
-    chose, ``oracle_{setting}`` the best on all images, both for GT-known Loc.
-    """
-    both, both_any = largest[0].merge(largest[1]), any_contour[0].merge(any_contour[1])
-    figures = {
-        "": (held_out_accuracy(*largest), held_out_accuracy(*any_contour)),
-        "oracle_": (oracle_accuracy(both), oracle_accuracy(both_any)),
-    }
-    result: dict[str, float] = {}
-    for prefix, (v1, v2) in figures.items():
-        result[f"{prefix}gt_known_loc"] = result[f"{prefix}max_box_acc"] = float(v1[_HALF])
-        result[f"{prefix}max_box_acc_v2"] = float(v2.mean())
-        for i, level in enumerate(IOU_LEVELS):
-            result[f"{prefix}max_box_acc_{level * 100:.0f}"] = float(v1[i])
-            result[f"{prefix}max_box_acc_v2_{level * 100:.0f}"] = float(v2[i])
-    chosen = [float(settings[half.best()[_HALF]]) for half in largest if half.num_images]
-    result[setting] = float(np.mean(chosen))
-    result[f"oracle_{setting}"] = float(settings[both.best()[_HALF]])
-    return result
-
-
 def _store_threshold(config: EvaluateConfig, metrics: dict[str, float]) -> None:
     """Writes the threshold that is best on all scored images, for images not among them."""
     if "oracle_threshold" not in metrics:
@@ -184,21 +162,64 @@ def _store_threshold(config: EvaluateConfig, metrics: dict[str, float]) -> None:
     storage.write_bytes(uri, (json.dumps(stored, indent=2) + "\n").encode())
 
 
-def markdown(metrics: Metrics) -> str:
-    """A Markdown table: one row a metric, one column a method; percentages but for counts."""
+def _write_intervals(config: EvaluateConfig, tally: Tally, method: str) -> Intervals:
+    found = figures.intervals(tally, method, num_resamples=config.bootstrap)
+    content = {
+        "num_resamples": config.bootstrap,
+        "seed": figures.SEED,
+        "confidence": figures.CONFIDENCE,
+        "intervals": found,
+    }
+    _write_beside(config, ".intervals.json", content)
+    return found
+
+
+def _write_classes(config: EvaluateConfig, rows: list[classes.Row]) -> None:
+    _write_beside(config, ".classes.json", {"classes": rows})
+    uri = config.output.removesuffix(".json") + ".classes.md"
+    storage.write_bytes(uri, classes.markdown(rows).encode())
+
+
+def _write_beside(config: EvaluateConfig, suffix: str, content: dict[str, Any]) -> None:
+    """Writes JSON beside the metrics, with who wrote it."""
+    whole = {
+        "format": FORMAT,
+        "package_version": __version__,
+        "config": json.loads(to_json(config)),
+        **content,
+    }
+    text = json.dumps(whole, indent=1) + "\n"
+    storage.write_bytes(config.output.removesuffix(".json") + suffix, text.encode())
+
+
+def uri_of_table(output: str) -> str:
+    """Where the Markdown table of an evaluation lies, whose metrics lie at ``output``."""
+    return output.removesuffix(".json") + ".md"
+
+
+def markdown(metrics: Metrics, intervals: Intervals | None = None) -> str:
+    """A Markdown table: one row a metric, one column a method; percentages but for counts.
+
+    Confidence intervals, where there are any, stand in brackets behind their figures.
+    """
     methods = list(metrics)
     names = list(dict.fromkeys(name for method in metrics.values() for name in method))
     lines = ["| metric | " + " | ".join(methods) + " |", "|---|" + "---:|" * len(methods)]
     for name in names:
-        cells = [_cell(name, metrics[method].get(name)) for method in methods]
+        cells = [
+            _cell(name, metrics[method].get(name), (intervals or {}).get(method, {}).get(name))
+            for method in methods
+        ]
         lines.append(f"| {name} | " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"
 
 
-def _cell(name: str, value: float | None) -> str:
+def _cell(name: str, value: float | None, interval: tuple[float, float] | None) -> str:
     if value is None:
         return "–"
     if name.startswith("num_"):
         return str(value)
+    if interval is not None:
+        return f"{value:.1f} [{interval[0]:.1f}, {interval[1]:.1f}]"
     is_share = name.endswith(("threshold", "side"))
     return f"{value:.3g}" if is_share else f"{value:.1f}"

@@ -7,6 +7,8 @@ from typing import Any, Self
 
 import numpy as np
 
+from c2am_dist.evaluation import outcomes
+from c2am_dist.evaluation.outcomes import Outcomes
 from c2am_dist.method import metrics
 from c2am_dist.method.boxes import PROTOCOL_PX, gt_to_protocol, iou, to_protocol
 from c2am_dist.method.images import ImageError, decode_mask, decode_png16
@@ -26,10 +28,11 @@ class Tally:
 
     boxes: tuple[BoxAccuracy, BoxAccuracy]
     centre: tuple[HitCounts, HitCounts]
+    stored: HitCounts
+    """Of the boxes as written, half-open; its two settings: the first box, and the best of all."""
     pixels: PixelPrecision
     centre_pixels: PixelPrecision
-    num_stored_hits: int = 0
-    """Images whose first pseudo box, as written, has IoU >= 0.5 (half-open)."""
+    outcomes: Outcomes
     num_images: int = 0
     num_train: int = 0
     """Images of the training split."""
@@ -44,12 +47,14 @@ class Tally:
         return cls(
             (BoxAccuracy.empty(), BoxAccuracy.empty()),
             (HitCounts.empty(num_sides), HitCounts.empty(num_sides)),
+            HitCounts.empty(2),
             PixelPrecision.empty(),
             PixelPrecision.empty(),
+            Outcomes(),
         )
 
     def add(self, row: Mapping[str, Any]) -> None:
-        """Counts one row of ``inputs.read_unit``; a row with an error is wrong everywhere.
+        """Counts one row of ``inputs.join``; a row with an error is wrong everywhere.
 
         Raises:
             ValueError: the map or the mask cannot be decoded, or the label is of an image
@@ -62,30 +67,45 @@ class Tally:
         self.num_train += row["split"] == "train"
         gt_boxes = np.array(row["boxes"], np.int32)
         half = half_of(row["image_id"])
-        self.centre[half].add(metrics.centre_iou(gt_boxes, row["size"]))
+        outcome = outcomes.blank(
+            half=half, class_index=row["class_index"], class_rank=row["class_rank"]
+        )
+        centre_iou = metrics.centre_iou(gt_boxes, row["size"])
+        self.centre[half].add(centre_iou)
+        outcome["centre"] = outcomes.pack(centre_iou)
         try:
-            self._add_label(row, gt_boxes, self.boxes[half])
+            self._add_label(row, gt_boxes, self.boxes[half], outcome)
         except (ImageError, ValueError) as error:
             raise ValueError(f"image {row['image_id']!r}: {error}") from error
+        self.outcomes.add(outcome)
 
     def _add_label(
-        self, row: Mapping[str, Any], gt_boxes: np.ndarray, accuracy: BoxAccuracy
+        self,
+        row: Mapping[str, Any],
+        gt_boxes: np.ndarray,
+        accuracy: BoxAccuracy,
+        outcome: np.ndarray,
     ) -> None:
         activation = None
         if row["error"] is not None:
             self.num_errors += 1
             accuracy.add_miss()
+            self.stored.add_miss()
         else:
             if row["label_size"] != row["size"]:
                 raise ValueError(
                     f"the label says (height, width) = {row['label_size']}, "
                     f"the annotation {row['size']}"
                 )
-            self.num_stored_hits += _is_stored_hit(row["pseudo_boxes"], gt_boxes)
+            stored_iou = _stored_iou(row["pseudo_boxes"], gt_boxes)
+            self.stored.add(stored_iou)
+            outcome["stored"] = metrics.reaches(stored_iou)
             if row["activation_map"] is not None:
                 self.num_maps += 1
                 activation = to_protocol(decode_png16(row["activation_map"]))
-                accuracy.add(activation, gt_to_protocol(gt_boxes, row["size"]))
+                found = metrics.contour_iou(activation, gt_to_protocol(gt_boxes, row["size"]))
+                accuracy.add_iou(*found)
+                outcome["largest"], outcome["any_contour"] = map(outcomes.pack, found)
         if row["mask"] is not None:
             mask = metrics.mask_to_protocol(decode_mask(row["mask"]))
             self.pixels.add(_NO_MAP if activation is None else activation, mask)
@@ -105,9 +125,10 @@ class Tally:
         return type(self)(**merged)
 
 
-def _is_stored_hit(pseudo_boxes: list[dict[str, Any]] | None, gt_boxes: np.ndarray) -> bool:
+def _stored_iou(pseudo_boxes: list[dict[str, Any]] | None, gt_boxes: np.ndarray) -> np.ndarray:
+    """The best IoU (float 2) of the first box, and of any; 0 without boxes."""
     if not pseudo_boxes:
-        return False
-    first = pseudo_boxes[0]
-    box = np.array([[first["x0"], first["y0"], first["x1"], first["y1"]]], np.int32)
-    return bool(iou(box, gt_boxes).max() >= 0.5)
+        return np.zeros(2)
+    boxes = np.array([[box[k] for k in ("x0", "y0", "x1", "y1")] for box in pseudo_boxes], np.int32)
+    best = iou(boxes, gt_boxes).max(axis=1)
+    return np.array([best[0], best.max()])

@@ -211,6 +211,7 @@ def _provenance(config: LabelConfig, folder: str, loaded: Checkpoint, sha256: st
         config, output="", num_actors=None, use_gpu=None, max_error_fraction=1.0
     )
     return Provenance(
+        method=loaded.method,
         threshold=threshold,
         threshold_source=source,
         polarity=Polarity(loaded.polarity),

@@ -30,6 +30,8 @@ _COLUMNS = ("image_id", "image")
 class Provenance:
     """What all rows of a job have in common."""
 
+    method: str
+    """The checkpoint's."""
     threshold: float | None
     """Share of the map's maximum; None: chosen for each image by Otsu's rule."""
     threshold_source: str

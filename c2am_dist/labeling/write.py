@@ -145,6 +145,7 @@ def _blocks(
 @ray.remote(num_cpus=pipeline.SOME_CPU, retry_exceptions=[OSError])  # type: ignore
 def _write_file(file: PlannedFile, provenance: Provenance, *blocks: pa.Table) -> LabelFile:
     metadata = {
+        "c2am_dist.method": provenance.method,
         "c2am_dist.config": provenance.config_json,
         "c2am_dist.config_sha256": provenance.config_sha256,
         "c2am_dist.checkpoint_sha256": provenance.checkpoint_sha256,

@@ -9,7 +9,14 @@ from c2am_dist.report import provenance
 from c2am_dist.report.charts import Chart, Mark, Series
 from c2am_dist.report.page import Section, Table, Text, json_lines
 
-_TITLES = {"c2am": "C²AM", "centre": "centred box"}
+_TITLES = {
+    "c2am": "C²AM",
+    "cam": "CAM",
+    "bridging": "Bridging the Gap",
+    "ddt": "DDT",
+    "psol": "PSOL",
+    "centre": "centred box",
+}
 _LEVELS = ("30", "50", "70")
 _FORMAT = 1
 """Of the curves' file (`evaluation.curves.FORMAT`)."""
@@ -75,8 +82,18 @@ def _table(metrics: Mapping[str, Mapping[str, float]]) -> Table:
     rows = [
         [name, *(_cell(name, figures.get(name)) for figures in metrics.values())] for name in names
     ]
-    head = ["metric", *(_TITLES.get(method, method.replace("_", " ")) for method in metrics)]
+    head = ["metric", *map(_title, metrics)]
     return Table("Metrics", head, rows)
+
+
+def _title(method: str) -> str:
+    return _TITLES.get(method, method.replace("_", " "))
+
+
+def _methods(curves: Mapping[str, Any]) -> list[str]:
+    """The entries of the curves' file that are a method's, the label set's first."""
+    found = [name for name, value in curves.items() if isinstance(value, dict) and name != "config"]
+    return sorted(found, key=lambda name: name == "centre")
 
 
 def _cell(name: str, value: float | None) -> str:
@@ -110,13 +127,14 @@ def _pairs(xs: list[float], ys: list[float]) -> list[tuple[float, float]]:
 def _accuracy(
     uri: str, curves: Mapping[str, Any], metrics: Mapping[str, Mapping[str, float]]
 ) -> list[Chart]:
-    method = curves.get("c2am", {})
+    name = next((name for name in _methods(curves) if "threshold" in curves[name]), "")
+    method = curves.get(name, {})
     thresholds = _numbers(uri, method, "threshold")
-    figures = metrics.get("c2am", {})
+    figures = metrics.get(name, {})
     marks = [
-        Mark(value=figures[name], label=f"{text} {figures[name]:.2f}")
-        for name, text in (("threshold", "chosen"), ("oracle_threshold", "oracle's"))
-        if name in figures
+        Mark(value=figures[key], label=f"{text} {figures[key]:.2f}")
+        for key, text in (("threshold", "chosen"), ("oracle_threshold", "oracle's"))
+        if key in figures
     ]
     if "gt_known_loc" in metrics.get("centre", {}):
         best = metrics["centre"]["gt_known_loc"]
@@ -152,8 +170,8 @@ def _precision(
     uri: str, curves: Mapping[str, Any], metrics: Mapping[str, Mapping[str, float]]
 ) -> list[Chart]:
     found = []
-    for name, title in _TITLES.items():
-        method = curves.get(name, {})
+    for name in _methods(curves):
+        method, title = curves[name], _title(name)
         points = _pairs(_numbers(uri, method, "recall"), _numbers(uri, method, "precision"))
         area = metrics.get(name, {}).get("pxap")
         if points:

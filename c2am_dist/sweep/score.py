@@ -17,8 +17,8 @@ from c2am_dist import checkpoint
 from c2am_dist.config import LabelConfig
 from c2am_dist.data.shards import RowGroup
 from c2am_dist.evaluation import inputs
+from c2am_dist.evaluation.figures import summarise
 from c2am_dist.evaluation.inputs import Annotations
-from c2am_dist.evaluation.job import summarise
 from c2am_dist.evaluation.tally import Tally
 from c2am_dist.labeling.job import load_model
 from c2am_dist.labeling.stages import ModelActor, Provenance, decode_run, label_rows
@@ -69,7 +69,7 @@ class Scores:
         names = [field.name for field in dataclasses.fields(self)[2:]]
         found = {name: getattr(self, name) / self.num_maps for name in names}
         if self.tally.num_images:
-            metrics = summarise(self.tally)
+            metrics = summarise(self.tally, "c2am")
             found |= {name: metrics["c2am"][name] for name in FIGURES}
             found |= {f"centre_{name}": metrics["centre"][name] for name in CENTRE_FIGURES}
         return found
@@ -102,6 +102,7 @@ class Scorer:
         num_threads = len(os.sched_getaffinity(0))
         forward = ModelActor(ray.put(load_model(loaded, uri)), config, polarity, num_threads)
         provenance = Provenance(
+            method=loaded.method,
             threshold=None,
             threshold_source="otsu",
             polarity=polarity,

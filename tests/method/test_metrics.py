@@ -15,6 +15,8 @@ from c2am_dist.method.metrics import (
     PixelPrecision,
     centre_iou,
     held_out_accuracy,
+    held_out_settings,
+    is_among_first,
     mask_to_protocol,
     oracle_accuracy,
 )
@@ -197,3 +199,15 @@ def test_centred_box_follows_the_images_shape():
 def test_of_equally_good_settings_the_middle_one_is_chosen():
     counts = HitCounts(np.array([[1, 3, 3, 3, 2], [5, 0, 0, 0, 0], [0, 0, 0, 0, 0]]), 5)
     assert counts.best().tolist() == [2, 0, 2]
+
+
+def test_settings_of_a_half_are_the_other_halfs_choice_at_each_level():
+    half = HitCounts(np.array([[9, 5, 0], [0, 9, 1], [1, 1, 2]]), 10)
+    other = HitCounts(np.array([[2, 4, 20], [7, 1, 1], [0, 3, 1]]), 20)
+    assert held_out_settings(half, other).tolist() == [[2, 0, 1], [0, 1, 2]]
+
+
+def test_first_five_classes_are_ranks_zero_to_four():
+    ranks = np.array([0, 1, 4, 5, 127, -1, -2, -3], np.int8)
+    assert is_among_first(ranks, 1).tolist() == [True] + [False] * 7
+    assert is_among_first(ranks, 5).tolist() == [True] * 3 + [False] * 5

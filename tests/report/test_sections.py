@@ -14,7 +14,7 @@ import torch
 
 from c2am_dist import checkpoint, schema, storage
 from c2am_dist.evaluation import curves
-from c2am_dist.evaluation.job import summarise
+from c2am_dist.evaluation.figures import summarise
 from c2am_dist.evaluation.tally import Tally
 from c2am_dist.method import images
 from c2am_dist.report import figures, publish, rows
@@ -74,6 +74,8 @@ def tally_of(num_images: int) -> Tally:
                 "size": sets.SIZE,
                 "boxes": [[x0, y0, x0 + 30, y0 + 30]],
                 "split": "val",
+                "class_index": None,
+                "class_rank": None,
                 "mask": cv2.imencode(".png", mask)[1].tobytes(),
             }
         )
@@ -82,7 +84,7 @@ def tally_of(num_images: int) -> Tally:
 
 def test_the_curves_are_those_of_the_figures():
     tally = tally_of(12)
-    found, metrics = curves.curves(tally), summarise(tally)
+    found, metrics = curves.curves(tally, "c2am"), summarise(tally, "c2am")
     for method, setting in (("c2am", "threshold"), ("centre", "side")):
         accuracy = found[method]["max_box_acc"]["50"]
         assert max(accuracy) == metrics[method]["oracle_gt_known_loc"]

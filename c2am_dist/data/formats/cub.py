@@ -14,7 +14,13 @@ def list_items(config: PrepareConfig) -> list[Item]:
 
     image_id is the path of images.txt without extension, the label the class's name with its
     number. Boxes are x, y, width, height in images.txt's order; x and y are counted from 0,
-    as every public reader does (the set's notes do not say).
+    as every public reader does (the set's notes do not say). An image without a row in
+    bounding_boxes.txt has boxes null.
+
+    Raises:
+        FileNotFoundError: there is no images.txt.
+        ValueError: a row is malformed, comes twice, or names a class that classes.txt does not
+            have; the message names the table.
     """
     return [item for uri in config.input for item in _list_root(uri)]
 
@@ -28,6 +34,10 @@ def _list_root(uri: str) -> list[Item]:
     paths = _table(files, base, "images.txt")
     class_of = _table(files, base, "image_class_labels.txt")
     class_names = _table(files, base, "classes.txt")
+    if unknown := sorted(set(class_of.values()) - set(class_names)):
+        raise ValueError(
+            f"{uri}: class {unknown[0]} of image_class_labels.txt is not in classes.txt"
+        )
     splits = _table(files, base, "train_test_split.txt")
     edges = {key: _edges(row) for key, row in _table(files, base, "bounding_boxes.txt").items()}
     items = []
@@ -54,7 +64,12 @@ def _table(files: dict[str, Blob], base: str, name: str) -> dict[str, str]:
     """A table's rows by their number; {} if it is not there."""
     if base + name not in files:
         return {}
-    return {row[0]: row[1] for row in read_table(files[base + name].uri, 2)}
+    rows: dict[str, str] = {}
+    for number, content in read_table(files[base + name].uri, 2):
+        if number in rows:
+            raise ValueError(f"{files[base + name].uri}: number {number} comes twice")
+        rows[number] = content
+    return rows
 
 
 def _edges(row: str) -> Edges:

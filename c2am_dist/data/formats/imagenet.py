@@ -4,6 +4,7 @@ import csv
 import dataclasses
 import functools
 import io
+import posixpath
 import re
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -26,6 +27,7 @@ from c2am_dist.data.formats.pascal import parse_xml
 
 _CLASS = re.compile(r"n\d{8}")  # a WordNet id
 _SPLITS = ("train", "val", "test")
+_LIST = re.compile(r"(?P<base>(?:.*/)?)ImageSets/CLS-LOC/(?P<split>train|val|test)(?:_\w+)?\.txt")
 _TRUTH_FILES = (
     "LOC_val_solution.csv",
     "ILSVRC2012_validation_ground_truth.txt",
@@ -43,7 +45,9 @@ def list_items(config: PrepareConfig) -> list[Item]:
     image_id is the file's stem, the label its WordNet id: the class folder's name, else (val)
     that of LOC_val_solution.csv, else of the development kit's ground truth with
     map_clsloc.txt, else of the image's own XML. XML files are found by their stem, below the
-    input or ``config.annotations``. An image without XML has boxes null.
+    input or ``config.annotations``. An image without XML has boxes null. An image that a list of
+    ``ImageSets`` names and that is not there is an item all the same if others of its folder
+    are: a part of the set may be all there is.
     """
     items = []
     for uri in config.input:
@@ -52,7 +56,7 @@ def list_items(config: PrepareConfig) -> list[Item]:
         xml = _xml_by_stem({**files, **extra})
         known = _validation_truth({**files, **extra})
         unlabeled = []
-        for path, blob in images_in(files).items():
+        for path, blob in {**images_in(files), **_listed_absent(uri, files)}.items():
             image_id, folders = stem(path), path.split("/")[:-1]
             label = folders[-1] if folders and _CLASS.fullmatch(folders[-1]) else None
             label_of_truth, boxes = known.get(image_id, (None, None))
@@ -68,6 +72,23 @@ def list_items(config: PrepareConfig) -> list[Item]:
             (items if item.label or item.boxes is None else unlabeled).append(item)
         items += _labeled_by_xml(unlabeled)
     return items
+
+
+def _listed_absent(uri: str, files: dict[str, Blob]) -> dict[str, Blob]:
+    """Images that ``ImageSets/CLS-LOC`` names beside others of their folder, and are not there."""
+    root = storage.absolute(uri)
+    there = {posixpath.splitext(path)[0] for path in images_in(files)}
+    folders = {posixpath.dirname(path) for path in there}
+    absent: dict[str, Blob] = {}
+    for path in files:
+        found = _LIST.fullmatch(path)
+        if found is None:
+            continue
+        for line in read_lines(files[path].uri):
+            image = f"{found['base']}Data/CLS-LOC/{found['split']}/{line.split()[0]}"
+            if image not in there and posixpath.dirname(image) in folders:
+                absent[f"{image}.JPEG"] = Blob(storage.join(root, f"{image}.JPEG"), 0)
+    return absent
 
 
 def _annotation_files(uri: str | None) -> dict[str, Blob]:

@@ -2,6 +2,9 @@
 
 from pathlib import Path
 
+import pytest
+
+from tests.data.formats import published
 from tests.data.formats.layouts import JPEG, boxes_of, image_bytes, listing
 from tests.files import lay_out
 
@@ -29,3 +32,19 @@ def test_cub_reads_its_tables(tmp_path: Path):
     assert items[laysan].mask and items[laysan].is_agreement_mask
     assert [item.split for item in items.values()] == ["train", "test"]
     assert list(listing(root, "cub", split="test")) == [parakeet]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("images.txt", "1 a/b.jpg\n1 a/c.jpg\n", r"images\.txt: number 1 comes twice"),
+        ("bounding_boxes.txt", "1 1 2 3\n", r"bounding_boxes\.txt: not x y width height"),
+        ("image_class_labels.txt", "1 7\n", r"class 7 of image_class_labels\.txt is not in"),
+        ("images.txt", "1\n", r"images\.txt: row 1 needs 2 fields"),
+    ],
+)
+def test_tables_that_make_no_sense_are_named(tmp_path: Path, name: str, content: str, message: str):
+    root = published.cub(tmp_path)
+    (root / "CUB_200_2011" / name).write_text(content)
+    with pytest.raises(ValueError, match=message):
+        listing(root, "cub")
