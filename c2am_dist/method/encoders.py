@@ -33,22 +33,28 @@ NORMS = (nn.BatchNorm2d, nn.SyncBatchNorm)
 """The BatchNorm modules an encoder may hold, before and after conversion for workers."""
 
 
-def normalise(batch: UInt8[Tensor, "n h w 3"]) -> Float[Tensor, "n 3 h w"]:
+def normalise(
+    batch: UInt8[Tensor, "n h w 3"],
+    mean: tuple[float, ...] = MEAN,
+    std: tuple[float, ...] = STD,
+) -> Float[Tensor, "n 3 h w"]:
     """The network input: float32, ImageNet mean 0 and deviation 1, on the batch's device.
 
     The result is channels-last in memory, as the batch is, so no pixel is moved: one kernel
-    converts, scales and shifts.
+    converts, scales and shifts. Classifiers from elsewhere may have another mean and deviation.
     """
-    scale, shift = _scale_and_shift(batch.device)
+    scale, shift = _scale_and_shift(batch.device, mean, std)
     return torch.addcmul(shift, batch.permute(0, 3, 1, 2), scale)
 
 
 @functools.cache
-def _scale_and_shift(device: torch.device) -> tuple[Tensor, Tensor]:
+def _scale_and_shift(
+    device: torch.device, mean: tuple[float, ...], std: tuple[float, ...]
+) -> tuple[Tensor, Tensor]:
     """Factors of x/255 and (x - mean)/std as one multiplication and addition, 1 3 1 1."""
-    mean = torch.tensor(MEAN, device=device).view(1, 3, 1, 1)
-    std = torch.tensor(STD, device=device).view(1, 3, 1, 1)
-    return 1 / (255 * std), -mean / std
+    centre = torch.tensor(mean, device=device).view(1, 3, 1, 1)
+    deviation = torch.tensor(std, device=device).view(1, 3, 1, 1)
+    return 1 / (255 * deviation), -centre / deviation
 
 
 class Encoder(nn.Module):
@@ -192,18 +198,27 @@ def read_state_dict(data: bytes, source: str) -> dict[str, Any]:
     return dict(content)
 
 
-def load_weights(encoder: Encoder, state_dict: Mapping[str, Any]) -> LoadReport:
+def load_weights(
+    encoder: nn.Module, state_dict: Mapping[str, Any], *, kind: str = "encoder"
+) -> LoadReport:
     """Fills every key of the encoder from a checkpoint's state dict, or changes nothing.
 
     Understands torchvision, MoCo v1 and v2, DetCo and DINO checkpoints and this project's own:
     nesting and key prefixes are stripped. Any floating-point type is accepted.
 
+    Args:
+        encoder: the encoder, or another model whose every key is to be filled.
+        state_dict: the checkpoint's.
+        kind: what errors call it.
+
     Raises:
         WeightsError: a key is missing, ambiguous, of another shape or not finite; the message
             names the first few.
     """
-    found = _strip(state_dict)
     expected = encoder.state_dict()
+    # A model's own keys may begin like a wrapper's: ViT's do with "encoder.".
+    own = {bare_key(key): key for key in expected}
+    found = {own.get(key, key): value for key, value in strip_wrappers(state_dict).items()}
     counters = {key for key in expected if key.endswith(".num_batches_tracked")}
     problems = [
         problem
@@ -213,7 +228,7 @@ def load_weights(encoder: Encoder, state_dict: Mapping[str, Any]) -> LoadReport:
     if problems:
         more = f" and {len(problems) - 3} more" if len(problems) > 3 else ""
         raise WeightsError(
-            f"{len(problems)} of {len(expected) - len(counters)} encoder keys cannot be filled: "
+            f"{len(problems)} of {len(expected) - len(counters)} {kind} keys cannot be filled: "
             f"{', '.join(problems[:3])}{more}"
         )
     missing = {key for key in counters if not isinstance(found.get(key), Tensor)}
@@ -226,14 +241,23 @@ def load_weights(encoder: Encoder, state_dict: Mapping[str, Any]) -> LoadReport:
     )
 
 
-def _strip(state_dict: Mapping[str, Any]) -> dict[str, Any]:
-    """The innermost state dict with prefixes removed from its keys."""
+def bare_key(key: str) -> str:
+    """A checkpoint's key without a wrapper's prefix, spelled as torchvision's code does."""
+    return _OLD_DENSE_LAYER.sub(r"\1\2", _PREFIX.sub("", key))
+
+
+def strip_wrappers(state_dict: Mapping[str, Any]) -> dict[str, Any]:
+    """The innermost state dict with prefixes removed from its keys.
+
+    Raises:
+        WeightsError: two keys become one.
+    """
     nest = next((key for key in _NESTS if isinstance(state_dict.get(key), Mapping)), None)
     if nest is not None:
-        return _strip(state_dict[nest])
+        return strip_wrappers(state_dict[nest])
     found: dict[str, Any] = {}
     for key, value in state_dict.items():
-        stripped = _OLD_DENSE_LAYER.sub(r"\1\2", _PREFIX.sub("", key))
+        stripped = bare_key(key)
         if stripped in found:
             raise WeightsError(f"two keys of the checkpoint stand for {stripped!r}, e.g. {key!r}")
         found[stripped] = value
@@ -246,7 +270,7 @@ def _problem(key: str, expected: Tensor, found: Any) -> str | None:
         return f"{key} is missing"
     if found.shape != expected.shape:
         return f"{key} has shape {tuple(found.shape)} instead of {tuple(expected.shape)}"
-    if not found.is_floating_point():
+    if found.is_floating_point() != expected.is_floating_point():
         return f"{key} holds {found.dtype}"
     if not torch.isfinite(found).all():
         return f"{key} is not finite"

@@ -122,6 +122,20 @@ def resize_square(
     return resize(image, (size_px, size_px))
 
 
+def resize_middle(
+    image: UInt8[np.ndarray, "h w 3"], size_px: int
+) -> UInt8[np.ndarray, "size_px size_px 3"]:
+    """The square in the middle of the image, its side the image's shorter one, at another size.
+
+    What torchvision's classifiers are evaluated on, before they crop: nothing is squeezed.
+    """
+    height, width = image.shape[:2]
+    short = min(height, width)
+    large = resize(image, (height * size_px // short, width * size_px // short))
+    top, left = (round((side - size_px) / 2) for side in large.shape[:2])
+    return np.ascontiguousarray(large[top : top + size_px, left : left + size_px])
+
+
 def augmentation_rng(seed: int, epoch: int, image_id: str) -> np.random.Generator:
     """The random numbers of one image in one epoch, the same wherever it is decoded."""
     key = hashlib.blake2b(f"{seed}/{epoch}/{image_id}".encode(), digest_size=16).digest()

@@ -75,7 +75,7 @@ def relative_boxes(
     if view.is_mirrored:
         edges[:, [0, 2]] = view.crop_px - edges[:, [2, 0]]
     low, high = np.split(np.clip(edges, 0, view.crop_px), 2, axis=1)
-    is_visible = (high - low > _SLIVER_PX).all(axis=1)
+    is_visible = np.min(high - low, axis=1) > _SLIVER_PX
     relative = np.concatenate([low, high - low], axis=1) / view.crop_px
     return np.where(is_visible[:, None], relative, 0), is_visible
 
