@@ -13,16 +13,18 @@ import json
 import platform
 import re
 from collections.abc import Mapping
-from typing import Any, get_origin
+from typing import Any, get_args, get_origin
 
 import torch
 from torch import Tensor
 
 from c2am_dist import __version__, storage
+from c2am_dist.config import Method
 from c2am_dist.method import encoders
 
 FORMAT = 1
 """Raised whenever the content changes meaning; see CHANGELOG.md."""
+METHODS: tuple[str, ...] = get_args(Method)
 _STEP = re.compile(r"/step-(\d{8,12})/manifest\.json$")
 _MAX_CROP_PX = 10_000  # of 100 megapixels, as large as images may be
 
@@ -36,7 +38,7 @@ class Checkpoint:
     """What a run needs to go on, and labeling to use its model."""
 
     method: str
-    """``c2am`` or ``classifier``."""
+    """``c2am``, ``classifier``, ``bridging`` or ``psol``."""
     encoder: str
     """Encoder architecture, such as ``resnet18``."""
     model: dict[str, Tensor]
@@ -47,9 +49,9 @@ class Checkpoint:
     total_steps: int
     """Length of the schedule."""
     classes: list[str]
-    """The classifier's classes in order of its outputs; empty for C2AM."""
+    """A classifier's classes in order of its outputs; empty for C2AM and PSOL."""
     polarity: str
-    """What raw P highlights: ``foreground`` or ``background``; empty for a classifier."""
+    """What raw P highlights: ``foreground`` or ``background``; empty but for C2AM."""
     polarity_margin: float
     """Share of the votes beyond one half, in [0, 0.5]."""
     border_lock: float
@@ -59,7 +61,11 @@ class Checkpoint:
     weights_sha256: str
     """Digest of the file the encoder started from; empty when it started at random."""
     config: str
-    """The resolved TrainConfig as JSON."""
+    """The resolved TrainConfig as JSON; with Bridging the Gap, its constants are in there."""
+    output_stride: int = 16
+    """Pixels a cell of the feature map spans. Checkpoints that lack it have 16."""
+    boxes_sha256: str = ""
+    """Digest of the pseudo boxes PSOL was trained on (pseudo_boxes.PseudoBoxes)."""
     package_version: str = __version__
 
 
@@ -71,7 +77,8 @@ def save(uri: str, checkpoint: Checkpoint) -> str:
     data = buffer.getvalue()
     sha256 = hashlib.sha256(data).hexdigest()
     storage.write_bytes(storage.join(uri, "checkpoint.pt"), data)
-    described = ("method", "encoder", "step", "total_steps", "polarity", "polarity_margin")
+    described = ("method", "encoder", "output_stride", "step", "total_steps")
+    described += ("polarity", "polarity_margin", "boxes_sha256")
     manifest = {
         "format": FORMAT,
         "sha256": sha256,
@@ -128,6 +135,14 @@ def _checked(fields: Mapping[str, Any]) -> Checkpoint:
             raise TypeError(f"{field.name} is a {type(value).__name__}")
     if not all(isinstance(k, str) and isinstance(v, Tensor) for k, v in found.model.items()):
         raise TypeError("model holds more than named tensors")
+    if found.method not in METHODS:
+        raise ValueError(f"method is {found.method!r:.100}, not one of {', '.join(METHODS)}")
+    if found.method in ("classifier", "bridging") and not found.classes:
+        raise ValueError(f"a {found.method} without classes")
+    if not all(isinstance(name, str) for name in found.classes):
+        raise TypeError("classes holds more than names")
+    if found.output_stride not in (8, 16, 32):
+        raise ValueError(f"output_stride is {found.output_stride}")
     if found.polarity not in ("foreground", "background", ""):
         raise ValueError(f"polarity is {found.polarity!r:.100}")
     if not 0 < found.crop_px <= _MAX_CROP_PX:

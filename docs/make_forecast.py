@@ -12,7 +12,7 @@ from c2am_dist.assumptions import PlanConfig
 from c2am_dist.config import PRESETS, LabelConfig, TrainConfig, override
 from c2am_dist.forecast import Cluster, Forecast, ImageSet
 from c2am_dist.labeling import pipeline
-from c2am_dist.training.fit import expected
+from c2am_dist.training.estimate import expected
 
 DOCUMENT = Path(__file__).with_name("performance.md")
 IMAGENET = ImageSet(

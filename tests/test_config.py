@@ -67,10 +67,72 @@ def test_published_constants():
     assert PRESETS["cub"].optim.epochs == 20
     assert PRESETS["voc"].loss.alpha == 0.25
     assert PRESETS["voc"].optim.lr == 1e-3
-    for preset in PRESETS.values():
+    for name in ("custom", "imagenet", "cub", "voc"):
+        preset = PRESETS[name]
+        assert preset.method == "c2am"
         assert preset.optim.weight_decay == 1e-4
         assert preset.optim.power == 0.9
         assert preset.optim.head_lr_factor == 10
+
+
+@pytest.mark.parametrize(
+    ("preset", "constants"),
+    [
+        ("bridging-cub", "RESNET50_CUB"),
+        ("bridging-cub-vgg16", "VGG16_CUB"),
+        ("bridging-imagenet", "RESNET50_IMAGENET"),
+        ("bridging-imagenet-vgg16", "VGG16_IMAGENET"),
+    ],
+)
+def test_the_constants_of_bridging_the_gap_are_those_of_the_method(preset: str, constants: str):
+    from c2am_dist.method import bridging
+
+    config = PRESETS[preset]
+    assert config.method == "bridging"
+    ours = bridging.BridgingConstants(**dataclasses.asdict(config.bridging))
+    assert ours == getattr(bridging, constants)
+    assert config.optim.batch_size == (64 if "vgg" in preset else 32)
+
+
+def test_psol_scales_its_learning_rate_with_the_batch():
+    config = PRESETS["psol"]
+    assert (config.method, config.output_stride, config.optim.epochs) == ("psol", 32, 6)
+    assert (config.optim.momentum, config.optim.weight_decay) == (0.9, 1e-4)
+    assert (config.optim.scaled_lr, config.optim.head_lr_factor) == (1e-3, 2.0)
+    smaller = override(config, {"optim.batch_size": 64})
+    assert smaller.optim.scaled_lr == pytest.approx(1e-3 / 4)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"data.boxes": ("x",)}, r"data\.boxes must be unset with method c2am"),
+        ({"method": "classifier", "data.boxes": ("x",)}, r"data\.boxes must be unset with method"),
+        ({"model.output_stride": 32}, r"model\.output_stride must be 16 with c2am, got 32"),
+        (
+            {"method": "bridging", "model.encoder": "densenet161"},
+            r"model\.encoder must be a ResNet",
+        ),
+        (
+            {"method": "bridging", "optim.compile": True},
+            r"optim\.compile must be off with bridging",
+        ),
+        ({"method": "psol", "data.random_resize": True}, r"data\.random_resize must be off"),
+        ({"bridging.background_threshold": 0.5}, r"bridging\.background_threshold must be in"),
+        ({"bridging.drop_rate": 1.5}, r"bridging\.drop_rate must be in \[0, 1\]"),
+        ({"optim.decay_epochs": (3.0, 0.0)}, r"optim\.decay_epochs must be positive"),
+        ({"optim.nesterov": True, "optim.momentum": 0.0}, r"optim\.nesterov must be off"),
+    ],
+)
+def test_what_a_method_cannot_use_is_refused_by_its_dotted_path(changes: dict, message: str):
+    with pytest.raises(ValueError, match=message):
+        override(TrainConfig(), changes)
+
+
+def test_psol_without_boxes_is_incomplete():
+    given = {"data.train": ("x",), "model.weights": "none", "run.name": "r", "method": "psol"}
+    with pytest.raises(ValueError, match=r"data\.boxes must be given with psol"):
+        override(TrainConfig(), given).check_complete()
 
 
 def test_the_digest_follows_every_field_and_nothing_else():

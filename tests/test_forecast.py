@@ -18,7 +18,7 @@ from c2am_dist.forecast import Cluster, Forecast, ImageSet, Schedule, Workers
 from c2am_dist.labeling import pipeline
 from c2am_dist.labeling.job import _image_set
 from c2am_dist.storage import File
-from c2am_dist.training.fit import expected
+from c2am_dist.training.estimate import expected
 from tests.files import ROOT
 from tests.images import write_shards
 

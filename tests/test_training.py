@@ -19,6 +19,7 @@ from c2am_dist.assumptions import PlanConfig
 from c2am_dist.config import TrainConfig, override
 from c2am_dist.forecast import Cluster
 from c2am_dist.training import dry_run, fit
+from c2am_dist.training.batch import Batch
 from c2am_dist.training.failures import TrainingStopped
 from c2am_dist.training.methods import METHODS
 from tests.processes import own_processes
@@ -269,8 +270,7 @@ def test_accumulation_keeps_the_global_contrast():
         optim = dataclasses.replace(config.optim, accumulation=accumulation)
         terms = method.backward(
             model,
-            images,
-            None,
+            Batch(images=images),
             config=dataclasses.replace(config, optim=optim),
             autocast=contextlib.nullcontext,
         )

@@ -171,14 +171,14 @@ def test_an_id_that_steers_a_terminal_is_logged_escaped(caplog: pytest.LogCaptur
         }
     )
     data = DataConfig(resize_px=32, crop_px=32)
-    (part,) = stream._decode_chunk(chunk, data=data, seed=0, part_sizes=[2], classes=())
+    (part,) = stream._cut_chunk(chunk, data=data, seed=0, part_sizes=[2], classes=())
     assert part["is_replaced"][0].as_py() == [True, False]
     (record,) = caplog.records
     assert record.getMessage().startswith(r"image \x1b[2Jlonglong")
     assert record.getMessage().isprintable() and len(record.getMessage()) < 500
     alone = chunk.set_column(2, "image_id", pa.ListArray.from_arrays([0, 1], ids.slice(0, 1)))
     with pytest.raises(images.ImageError, match=r"1 images .* \\x1b\[2Jlong") as caught:
-        list(stream._decode_chunk(alone, data=data, seed=0, part_sizes=[1], classes=()))
+        list(stream._cut_chunk(alone, data=data, seed=0, part_sizes=[1], classes=()))
     assert str(caught.value).isprintable()
 
 

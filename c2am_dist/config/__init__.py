@@ -12,24 +12,24 @@ from c2am_dist.config.jobs import (
     PrepareConfig,
 )
 from c2am_dist.config.label import ClassifyConfig, LabelConfig, LabelMethod
-from c2am_dist.config.train import (
-    PRESETS,
+from c2am_dist.config.parts import (
+    BridgingConfig,
     DataConfig,
     EncoderName,
     HeadInit,
     LossConfig,
-    Method,
     ModelConfig,
     OptimConfig,
-    Preset,
     RunConfig,
     ScalingConfig,
-    TrainConfig,
 )
+from c2am_dist.config.presets import PRESETS
+from c2am_dist.config.train import Method, Preset, TrainConfig
 from c2am_dist.config.tree import digest, flat, override, to_json
 
 __all__ = [
     "PRESETS",
+    "BridgingConfig",
     "ClassifyConfig",
     "DataConfig",
     "EncoderName",

@@ -3,7 +3,7 @@
 import dataclasses
 from typing import Literal
 
-from c2am_dist.config.train import EncoderName
+from c2am_dist.config.parts import EncoderName
 from c2am_dist.config.tree import require
 
 LabelMethod = Literal["auto", "c2am", "cam", "bridging", "ddt", "psol"]

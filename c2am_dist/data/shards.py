@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -22,6 +23,8 @@ class RowGroup:
     num_rows: int
     num_bytes: int = 0
     """What the columns it was indexed for take in the file, all rows of them."""
+    first_box: int | None = None
+    """Given, only the rows with a pseudo box count, and theirs begin here (see pseudo_boxes)."""
 
 
 def index(
@@ -119,11 +122,26 @@ def _plain(kind: pa.DataType) -> str:
 
 
 @storage.retrying
-def read(group: RowGroup, columns: Sequence[str], expected: pa.Schema = schema.SHARD) -> pa.Table:
-    """The rows of a row group; ``columns`` in the types of ``expected``."""
+def read(
+    group: RowGroup,
+    columns: Sequence[str],
+    expected: pa.Schema = schema.SHARD,
+    *,
+    rows: np.ndarray | None = None,
+) -> pa.Table:
+    """The rows of a row group, or some of them; ``columns`` in the types of ``expected``."""
     with storage.open_input(group.uri) as source, pq.ParquetFile(source) as file:
         table = file.read_row_group(group.index, columns=list(columns), use_threads=False)
-    return conform(group.uri, table.slice(0, group.num_rows), columns, expected)
+    table = table.slice(0, group.num_rows) if rows is None else table.take(pa.array(rows))
+    return conform(group.uri, table, columns, expected)
+
+
+@storage.retrying
+def read_whole(uri: str, columns: Sequence[str], expected: pa.Schema = schema.SHARD) -> pa.Table:
+    """All rows of a file; ``columns``, which should be small ones, in the types of ``expected``."""
+    with storage.open_input(uri) as source, pq.ParquetFile(source) as file:
+        table = file.read(columns=list(columns), use_threads=False)
+    return conform(uri, table, columns, expected)
 
 
 def conform(
@@ -146,3 +164,25 @@ def conform(
     except ValueError as error:
         raise ValueError(f"{uri}: {error}") from error
     return table
+
+
+def classes_of(row_groups: Sequence[RowGroup]) -> list[str]:
+    """The distinct labels of the shards, sorted: the classifier's outputs in order.
+
+    Raises:
+        ValueError: an image has no label, the message names its file; or there is one class.
+    """
+    with ThreadPoolExecutor(16) as pool:  # mostly latency, over a network
+        found = sorted(set().union(*pool.map(_labels_in, row_groups)))
+    if len(found) < 2:
+        raise ValueError(
+            f"data.train: all images have the label {found[0]!r}; a classifier needs two"
+        )
+    return found
+
+
+def _labels_in(group: RowGroup) -> set[str]:
+    labels = read(group, ["label"])["label"]
+    if labels.null_count:
+        raise ValueError(f"{group.uri}: {labels.null_count} images without a label")
+    return set(labels.unique().to_pylist())

@@ -12,7 +12,6 @@ to t*n + n - 1. Epochs follow each other in one execution, since starting one an
 import dataclasses
 import functools
 import itertools
-import logging
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, cast
 
@@ -23,13 +22,12 @@ import ray.data
 import ray.train
 from ray.data import DataIterator, Dataset, ExecutionOptions, TaskPoolStrategy
 
-from c2am_dist import names
 from c2am_dist.config import DataConfig
-from c2am_dist.data import placement, plan, shards
+from c2am_dist.data import decode, placement, plan, shards
+from c2am_dist.data.decode import StoredBoxes
+from c2am_dist.data.pseudo_boxes import PseudoBoxes
 from c2am_dist.data.shards import RowGroup
 from c2am_dist.method import images
-
-logger = logging.getLogger(__name__)
 
 CHUNK_IMAGES = 256
 """Images a decode task is given at least, if its window holds them: about a second of work. Ray
@@ -50,6 +48,10 @@ class Part:
     """bool, n: could not be decoded, and another image of the part stands in."""
     labels: np.ndarray | None
     """int64, n: indices into the run's classes, where it has any."""
+    boxes: np.ndarray | None = None
+    """float32, n 4: each image's pseudo box as the view shows it, relative (see views)."""
+    is_visible: np.ndarray | None = None
+    """bool, n: whether the view shows it at all."""
 
 
 def execution_options() -> ExecutionOptions:
@@ -91,6 +93,7 @@ def parts(
     start_step: int,
     total_steps: int,
     classes: Sequence[str] = (),
+    boxes: PseudoBoxes | None = None,
 ) -> Dataset:
     """The stream of a run from ``start_step`` on, to be split equally over ``num_workers``.
 
@@ -106,9 +109,11 @@ def parts(
     )
     columns = ["image_id", "image", *(["label"] if classes else [])]
     part_sizes = plan.part_sizes(batch_size, num_workers)
-    read = functools.partial(_read_window, windows=windows, part_sizes=part_sizes, columns=columns)
-    decode = functools.partial(
-        _decode_chunk, data=data, seed=seed, part_sizes=part_sizes, classes=tuple(classes)
+    read = functools.partial(
+        _read_window, windows=windows, part_sizes=part_sizes, columns=columns, boxes=boxes
+    )
+    cut = functools.partial(
+        _cut_chunk, data=data, seed=seed, part_sizes=part_sizes, classes=tuple(classes)
     )
     dataset = (
         # From the driver: `ray.data.range` would make them in tasks of a whole CPU each, and wait
@@ -121,7 +126,7 @@ def parts(
             compute=TaskPoolStrategy(size=min(_num_readers(), len(windows))),
         )
         .map_batches(
-            decode,
+            cut,
             batch_size=None,
             batch_format="pyarrow",
             num_cpus=DECODE_CPUS,
@@ -143,11 +148,17 @@ def _num_readers() -> int:
 
 
 def _read_window(
-    batch: Any, *, windows: plan.Windows, part_sizes: Sequence[int], columns: Sequence[str]
+    batch: Any,
+    *,
+    windows: plan.Windows,
+    part_sizes: Sequence[int],
+    columns: Sequence[str],
+    boxes: PseudoBoxes | None,
 ) -> Iterator[pa.Table]:
     """The encoded images of a window in training order, whole parts to a chunk, one a table."""
     window = windows[batch["item"].item()]
-    table = pa.concat_tables(shards.read(group, columns) for group in window.row_groups)
+    read = shards.read if boxes is None else boxes.read
+    table = pa.concat_tables(read(group, columns) for group in window.row_groups)
     order = window.order(windows.seed)
     ends = np.cumsum([0, *list(part_sizes) * (len(order) // windows.batch_size)])
     parts_per_chunk = -(-CHUNK_IMAGES // max(part_sizes))
@@ -156,86 +167,61 @@ def _read_window(
         rows = table.take(pa.array(order[ends[first] : ends[last]]))
         lists = {
             name: pa.ListArray.from_arrays([0, len(rows)], rows[name].combine_chunks())
-            for name in columns
+            for name in table.column_names
         }
         first_part = window.first_step * len(part_sizes) + first
         yield pa.table({"first_part": [first_part], "epoch": [window.epoch], **lists})
 
 
-def _decode_chunk(
-    chunk: Any,
-    *,
-    data: DataConfig,
-    seed: int,
-    part_sizes: Sequence[int],
-    classes: Sequence[str],
+def _cut_chunk(
+    chunk: Any, *, data: DataConfig, seed: int, part_sizes: Sequence[int], classes: Sequence[str]
 ) -> Iterator[pa.Table]:
-    """The parts of the chunk, a table of one row for each."""
+    """The parts of the chunk, decoded: a table of one row for each."""
     epoch, image_ids = chunk["epoch"][0].as_py(), chunk["image_id"][0].as_py()
     encoded = chunk["image"][0].values  # where they lie in the object store: 30 MB are not copied
     index_of = {name: index for index, name in enumerate(classes)}
     labels = np.array([index_of[name] for name in chunk["label"][0].as_py()]) if classes else None
+    boxes = _stored_boxes(chunk) if "box" in chunk.column_names else None
     start = 0
     for part in itertools.count(chunk["first_part"][0].as_py()):
         if start == len(image_ids):
             return
         step, worker = divmod(part, len(part_sizes))
         own = slice(start, start + part_sizes[worker])
-        pixels, donors = _decode(image_ids[own], encoded[own], epoch, data=data, seed=seed)
+        found = decode.views_of(
+            image_ids[own],
+            encoded[own],
+            epoch,
+            data=data,
+            seed=seed,
+            boxes=None if boxes is None else StoredBoxes(boxes.edges[own], boxes.sizes[own]),
+        )
         columns = {
             "step": pa.array([step]),
-            "pixels": as_binary(pixels),
-            "is_replaced": pa.array([donors != np.arange(len(donors))]),
+            "pixels": as_binary(found.pixels),
+            "is_replaced": pa.array([found.donors != np.arange(len(found.donors))]),
         }
         if labels is not None:
-            columns["label"] = pa.array([labels[own][donors]])
+            columns["label"] = pa.array([labels[own][found.donors]])
+        if found.boxes is not None and found.is_visible is not None:
+            columns["box"] = as_binary(found.boxes)
+            columns["is_visible"] = pa.array([found.is_visible])
         yield pa.table(columns)
         start = own.stop
 
 
-def _decode(
-    image_ids: Sequence[str],
-    encoded: pa.BinaryArray,
-    epoch: int,
-    *,
-    data: DataConfig,
-    seed: int,
-) -> tuple[np.ndarray, np.ndarray]:
-    """Decoded, augmented images, and whose each is: its own but where it could not be decoded."""
-    pixels = np.empty((len(image_ids), data.crop_px, data.crop_px, 3), np.uint8)
-    is_valid = np.ones(len(image_ids), bool)
-    for i, image_id in enumerate(image_ids):
-        try:
-            pixels[i] = _training_view(encoded[i].as_py(), image_id, epoch, data=data, seed=seed)
-        except images.ImageError as error:
-            is_valid[i] = False
-            shown = names.printable(f"{image_id:.200}"), names.printable(str(error))
-            logger.warning("image %s is replaced: %s", *shown)
-    valid = np.flatnonzero(is_valid)
-    if not len(valid):
-        raise images.ImageError(
-            f"none of {len(image_ids)} images of a part can be decoded, "
-            f"{names.printable(f'{image_ids[0]:.200}')} among them"
-        )
-    donors = valid[np.searchsorted(valid, np.arange(len(image_ids))) % len(valid)]
-    pixels[~is_valid] = pixels[donors[~is_valid]]
-    return pixels, donors
+def _stored_boxes(chunk: Any) -> StoredBoxes:
+    edges, sizes = (
+        chunk[name][0].values.flatten().to_numpy().reshape(-1, width)
+        for name, width in (("box", 4), ("size", 2))
+    )
+    return StoredBoxes(edges, sizes)
 
 
 def as_binary(array: np.ndarray) -> pa.Array:
     """The array's bytes as one value, not copied."""
     offsets = pa.py_buffer(np.array([0, array.nbytes]))
     return pa.Array.from_buffers(pa.large_binary(), 1, [None, offsets, pa.py_buffer(array)])
-
-
-def _training_view(
-    encoded: Any, image_id: str, epoch: int, *, data: DataConfig, seed: int
-) -> np.ndarray:
-    image = images.decode(encoded, min_side_px=data.resize_px, max_pixels=data.max_megapixels * 1e6)
-    rng = images.augmentation_rng(seed, epoch, image_id)
-    return images.augment(
-        image, resize_px=data.resize_px, crop_px=data.crop_px, flip=data.flip, rng=rng
-    )
 
 
 def worker_parts(shard: DataIterator, *, crop_px: int, prefetch: int = 2) -> Iterator[Part]:
@@ -252,7 +238,16 @@ def worker_parts(shard: DataIterator, *, crop_px: int, prefetch: int = 2) -> Ite
             images=pixels.reshape(-1, crop_px, crop_px, 3),
             is_replaced=np.array(block["is_replaced"][0].as_py()),
             labels=np.array(block["label"][0].as_py()) if "label" in block.column_names else None,
+            **_boxes(block),
         )
+
+
+def _boxes(block: pa.Table) -> dict[str, np.ndarray]:
+    """A part's ``boxes`` and ``is_visible``, where the run learns boxes."""
+    if "box" not in block.column_names:
+        return {}
+    boxes = np.frombuffer(block["box"][0].as_buffer(), np.float32).reshape(-1, 4)
+    return {"boxes": boxes, "is_visible": np.array(block["is_visible"][0].as_py())}
 
 
 def sample(
@@ -286,18 +281,3 @@ def sample(
                 continue
             decoded.append(images.resize_square(image, data.crop_px))
     return decoded
-
-
-def classes_of(row_groups: Sequence[RowGroup]) -> list[str]:
-    """The distinct labels of the shards, sorted: the classifier's outputs in order.
-
-    Raises:
-        ValueError: an image has no label; the message names its file.
-    """
-    found: set[str] = set()
-    for group in row_groups:
-        labels = shards.read(group, ["label"])["label"]
-        if labels.null_count:
-            raise ValueError(f"{group.uri}: {labels.null_count} images without a label")
-        found.update(labels.unique().to_pylist())
-    return sorted(found)

@@ -6,7 +6,6 @@ the pooled features; from then on nothing tells the two apart.
 """
 
 import hashlib
-import json
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -33,8 +32,6 @@ PLAIN_PX = 224
 """Side of the images that torchvision's encoders were trained on."""
 SHARD_LABELS = "labels"
 """``class_names``: the sorted labels of the shards."""
-_OUTPUT_STRIDES = {"bridging": 8, "psol": 32}
-"""Of checkpoints that do not say; all others have 16."""
 _LINEAR_LAYERS = ("fc", "classifier")
 """What torchvision calls the layer over the pooled features, of ResNets and of DenseNets."""
 
@@ -200,15 +197,6 @@ def find_class_names(
     )
 
 
-def output_stride(loaded: Checkpoint) -> int:
-    """Pixels that a cell of the checkpoint's features spans."""
-    try:
-        stored = json.loads(loaded.config).get("model", {}).get("output_stride")
-    except (ValueError, AttributeError):
-        stored = None
-    return stored if isinstance(stored, int) else _OUTPUT_STRIDES.get(loaded.method, 16)
-
-
 class BareEncoder(nn.Module):
     """An encoder without a head, for DDT."""
 
@@ -229,7 +217,7 @@ def build(loaded: Checkpoint) -> Model:
     Raises:
         ValueError: the encoder is unknown, or the method.
     """
-    encoder = build_encoder(loaded.encoder, output_stride=output_stride(loaded))
+    encoder = build_encoder(loaded.encoder, output_stride=loaded.output_stride)
     match loaded.method:
         case "c2am":
             return C2AM(encoder)

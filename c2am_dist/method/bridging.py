@@ -185,6 +185,7 @@ def attentive_dropout(
     *,
     threshold: float,
     rate: float,
+    draws: Float[Tensor, "n 1 h w"] | None = None,
     generator: torch.Generator | None = None,
 ) -> Float[Tensor, "n c h w"]:
     """The features with their brightest cells zeroed, each with probability ``rate``.
@@ -193,12 +194,14 @@ def attentive_dropout(
         features: post-ReLU.
         threshold: cells whose channel mean exceeds this share of the image's maximum may drop.
         rate: in [0, 1]; 1 drops all of them.
+        draws: a number in [0, 1) for each cell, which drops below ``rate``; drawn here if None.
         generator: of the features' device; torch's global one if None.
     """
     with torch.no_grad():
         mean = _wide(features).mean(dim=1, keepdim=True)
         is_bright = mean > threshold * mean.amax(dim=(2, 3), keepdim=True)
-        draws = torch.rand(mean.shape, device=mean.device, generator=generator)
+        if draws is None:
+            draws = torch.rand(mean.shape, device=mean.device, generator=generator)
         is_kept = ~(is_bright & (draws < rate))
     return features * is_kept
 

@@ -1,8 +1,9 @@
 """The classifier of Bridging the Gap: an encoder that runs its last stage twice in training."""
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
+import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -39,15 +40,30 @@ class BridgingClassifier(nn.Module):
         self.drop_threshold = constants.drop_threshold
         self.drop_rate = constants.drop_rate
 
-    def forward(self, images: Float[Tensor, "n 3 height width"]) -> BridgingOutput:
-        """Logits and features of normalised images, in training also features with dropout."""
+    def forward(
+        self,
+        images: Float[Tensor, "n 3 height width"],
+        draw: Callable[[int, int], Float[Tensor, "n 1 h w"]] | None = None,
+    ) -> BridgingOutput:
+        """Logits and features of normalised images, in training also features with dropout.
+
+        Args:
+            images: a batch.
+            draw: gives the dropout's numbers in [0, 1) for maps of a height and width; torch's
+                global generator does if None.
+        """
         first, last = _halves(self.encoder)
         middle = _run(first, images)
         features = _run(last, middle)
         logits = self.fc(features.mean(dim=(2, 3)))
         if not self.training:
             return BridgingOutput(logits, features, features)
-        erased = attentive_dropout(middle, threshold=self.drop_threshold, rate=self.drop_rate)
+        erased = attentive_dropout(
+            middle,
+            threshold=self.drop_threshold,
+            rate=self.drop_rate,
+            draws=None if draw is None else draw(*middle.shape[2:]),
+        )
         # Deviation: whether the published code's second pass enters BatchNorm's running
         # statistics is not known. Here it does not: inference sees no erased features.
         with _running_statistics_kept(last):
@@ -82,7 +98,9 @@ def _running_statistics_kept(modules: Sequence[nn.Module]) -> Iterator[None]:
     counts = [norm.num_batches_tracked for norm in norms]
     try:
         for norm in norms:
-            norm.momentum, norm.num_batches_tracked = 0.0, None
+            norm.momentum = 0.0
+            # A counter to be thrown away: SyncBatchNorm insists on having one.
+            norm.num_batches_tracked = torch.zeros((), dtype=torch.long, device=norm.weight.device)
         yield
     finally:
         for norm, momentum, count in zip(norms, momenta, counts, strict=True):

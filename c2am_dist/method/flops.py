@@ -1,6 +1,7 @@
 """How large a model is on paper: counted on shapes alone, without computing anything."""
 
 import functools
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -8,28 +9,35 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from c2am_dist.method.c2am import C2AM
-from c2am_dist.method.encoders import build_encoder
+from c2am_dist.method.encoders import Encoder, build_encoder
 
 
 class Footprint(NamedTuple):
-    """What an image costs in a C2AM model, and what the model itself weighs."""
+    """What an image costs in a model, and what the model itself weighs."""
 
     flops: int
-    """Of a forward pass on one image."""
+    """Of a forward pass on one image, in training."""
     num_parameters: int
     num_features: int
-    """Channels of a representation."""
+    """Channels of the encoder's features, and so of a C2AM representation."""
 
 
 @functools.cache
 def footprint(encoder: str, size_px: int) -> Footprint:
     """The footprint of C2AM with an encoder, on images of ``size_px`` a side."""
+    return footprint_of(lambda: C2AM(build_encoder(encoder)), size_px)
+
+
+def footprint_of(build: Callable[[], nn.Module], size_px: int) -> Footprint:
+    """The footprint of a model that has an attribute ``encoder``."""
     with torch.device("meta"):
-        model = C2AM(build_encoder(encoder)).to("meta")
+        model = build().to("meta")
+    encoder = model.encoder
+    assert isinstance(encoder, Encoder)
     return Footprint(
         flops=forward_flops(model, size_px),
         num_parameters=sum(parameter.numel() for parameter in model.parameters()),
-        num_features=model.encoder.num_features,
+        num_features=encoder.num_features,
     )
 
 
@@ -44,5 +52,6 @@ def forward_flops(model: nn.Module, size_px: int) -> int:
         size_px: side of the image.
     """
     with FlopCounterMode(display=False) as counter, torch.no_grad():
-        model(torch.empty(1, 3, size_px, size_px, device="meta"))
-    return counter.get_total_flops()
+        # Two images: BatchNorm in training refuses one of which a single cell is left.
+        model(torch.empty(2, 3, size_px, size_px, device="meta"))
+    return counter.get_total_flops() // 2

@@ -1,5 +1,6 @@
 """Parameter groups and the learning-rate schedule."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from torch import nn
@@ -52,3 +53,14 @@ def polynomial_lr(step: int, steps: int, power: float) -> float:
     if steps < 1 or step < 0:
         raise ValueError(f"step {step} of {steps} is not on a schedule")
     return (1 - min(step, steps) / steps) ** power
+
+
+def stepped_lr(epoch: float, decay_epochs: Sequence[float], factor: float) -> float:
+    """The factor on every learning rate at a position: ``factor`` for each epoch passed.
+
+    Args:
+        epoch: position in the run; 1.5 is in the middle of the second epoch.
+        decay_epochs: positions from which on the rate is lower.
+        factor: by how much, each time.
+    """
+    return factor ** sum(epoch >= passed for passed in decay_epochs)

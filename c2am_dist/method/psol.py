@@ -64,3 +64,22 @@ def box_losses(
     # leaves, a box without area in a corner or side.
     losses = LOSS_WEIGHT * (predicted - target).square().mean(dim=1)
     return losses if is_visible is None else torch.where(is_visible, losses, 0)
+
+
+def relative_iou(
+    predicted: Float[Tensor, "n 4"], target: Float[Tensor, "n 4"]
+) -> Float[Tensor, " n"]:
+    """Intersection over union of relative boxes x y w h, in [0, 1]; 0 where either has no area.
+
+    Both are cut at the view's border, as far as a target reaches.
+    """
+    low = torch.maximum(predicted[:, :2], target[:, :2])
+    ends = [(box[:, :2] + box[:, 2:]).clamp(max=1) for box in (predicted, target)]
+    sides = (torch.minimum(*ends) - low).clamp(min=0)
+    areas = [
+        (end - box[:, :2]).clamp(min=0).prod(1)
+        for end, box in zip(ends, (predicted, target), strict=True)
+    ]
+    intersection = sides.prod(1)
+    union = areas[0] + areas[1] - intersection
+    return intersection / torch.where(union > 0, union, 1)

@@ -12,12 +12,9 @@ import ray
 import ray.train
 from ray.train.torch import TorchTrainer
 
-from c2am_dist import checkpoint, forecast, names, storage
-from c2am_dist.assumptions import PlanConfig
+from c2am_dist import checkpoint, names, storage
 from c2am_dist.config import TrainConfig, flat, to_json
-from c2am_dist.data import plan, stream
-from c2am_dist.forecast import Cluster, Forecast, ImageSet, Schedule, Workers
-from c2am_dist.method.flops import footprint
+from c2am_dist.data import plan, shards, stream
 from c2am_dist.training import inputs, tracking
 from c2am_dist.training.failures import NoRepetition, TrainingStopped
 from c2am_dist.training.inputs import Inputs
@@ -67,7 +64,7 @@ def fit(config: TrainConfig, shared: Inputs | None = None) -> FitResult:
     config.check_complete()
     run = storage.absolute(storage.join(config.run.storage, config.run.name))
     final = storage.join(run, "checkpoint")
-    _refuse_other_config(run, config)
+    refuse_other_config(run, config)
     if storage.exists(storage.join(final, "manifest.json")):
         print(f"{run}: already finished")
         return FitResult(run=run, checkpoint=final, manifest=checkpoint.read_manifest(final))
@@ -80,67 +77,10 @@ def fit(config: TrainConfig, shared: Inputs | None = None) -> FitResult:
     return FitResult(run=run, checkpoint=final, manifest=checkpoint.read_manifest(final))
 
 
-def dry_run(config: TrainConfig, plan_config: PlanConfig, cluster: Cluster) -> Forecast:
-    """What :func:`fit` has still to do: reads footers, writes nothing, needs no Ray.
-
-    Raises:
-        FileNotFoundError, ValueError: as :func:`fit`, for the shards and the config.
-    """
-    config.check_complete()
-    run = storage.absolute(storage.join(config.run.storage, config.run.name))
-    _refuse_other_config(run, config)
-    found = inputs.find_row_groups(config)
-    row_groups = plan.limit(found, config.data.limit)
-    images = ImageSet(
-        num_images=sum(group.num_rows for group in row_groups),
-        num_bytes=sum(group.num_bytes for group in row_groups),
-        image_bytes=sum(group.num_bytes for group in found) / sum(g.num_rows for g in found),
-    )
-    total_steps = inputs.num_steps(config, row_groups)[1]
-    if storage.exists(storage.join(run, "checkpoint", "manifest.json")):
-        steps = 0
-    else:
-        steps = total_steps - (checkpoint.latest_step(run) or 0)
-    return expected(config, images, steps, plan_config, cluster)
-
-
-def expected(
-    config: TrainConfig, images: ImageSet, steps: int, plan_config: PlanConfig, cluster: Cluster
-) -> Forecast:
-    """What so many steps over a set would take, on as many workers as Ray Train would start."""
-    model = footprint(config.model.encoder, config.data.crop_px)
-    is_contrastive = config.method == "c2am"
-    # Backward takes twice forward; to accumulate, the contrast runs forward once more.
-    passes = 4 if is_contrastive and config.optim.accumulation > 1 else 3
-    is_gathered = is_contrastive and config.loss.contrast == "global"
-    schedule = Schedule(
-        steps=steps,
-        batch_size=config.optim.batch_size,
-        crop_px=config.data.crop_px,
-        window_images=max(config.data.shuffle_images, config.optim.batch_size),
-        prefetch=config.data.prefetch,
-        flops=passes * model.flops,
-        num_parameters=model.num_parameters,
-        num_gathered=2 * model.num_features if is_gathered else 0,
-    )
-    use_gpu, cpus = _shares(config, {"CPU": cluster.num_cpus, "GPU": cluster.num_gpus})
-    number = config.scaling.max_workers
-    if use_gpu and cluster.num_gpus:
-        number = max(config.scaling.min_workers, min(number, cluster.num_gpus))
-    idle = max(1.0, cluster.num_cpus - number * cpus)
-    workers = Workers(
-        number=number,
-        on_gpus=use_gpu,
-        num_decode_cpus=min(idle, config.data.decode_tasks or idle),
-        cluster=cluster,
-        plan=plan_config,
-    )
-    return forecast.training(config.run.name, images, schedule, workers)
-
-
 def _plan_job(config: TrainConfig, run: str, found: Inputs) -> Job:
     row_groups = plan.limit(found.row_groups, config.data.limit)
     per_epoch, total_steps = inputs.num_steps(config, row_groups)
+    _refuse_other_boxes(run, found.boxes_sha256)
     if not found.has_weights and config.method == "c2am":
         logger.warning(
             "model.weights none: from a random encoder the map may follow the image border "
@@ -155,12 +95,27 @@ def _plan_job(config: TrainConfig, run: str, found: Inputs) -> Job:
         config=config,
         run=run,
         row_groups=row_groups,
-        classes=stream.classes_of(row_groups) if config.method == "classifier" else [],
+        classes=shards.classes_of(row_groups) if config.needs_labels else [],
         steps_per_epoch=per_epoch,
         total_steps=total_steps,
         encoder_weights=found.encoder_weights,
         weights_sha256=found.weights_sha256,
+        boxes=found.boxes,
+        boxes_sha256=found.boxes_sha256,
     )
+
+
+def _refuse_other_boxes(run: str, boxes_sha256: str) -> None:
+    """Raises ValueError when the run began with other pseudo boxes in the same label sets."""
+    latest = checkpoint.latest_step(run)
+    if latest is None:
+        return
+    folder = checkpoint.step_folder(run, latest)
+    if checkpoint.read_manifest(folder).get("boxes_sha256", "") != boxes_sha256:
+        raise ValueError(
+            f"data.boxes: {folder} was trained on other boxes than these label sets hold now. "
+            "Choose another run.name, or restore them"
+        )
 
 
 def _train(job: Job) -> None:
@@ -230,11 +185,12 @@ def _stream(job: Job, num_workers: int) -> ray.data.Dataset:
         start_step=checkpoint.latest_step(job.run) or 0,
         total_steps=job.total_steps,
         classes=job.classes,
+        boxes=ray.get(job.boxes),
     )
 
 
 def _scaling(config: TrainConfig) -> ray.train.ScalingConfig:
-    use_gpu, cpus = _shares(config, ray.cluster_resources())
+    use_gpu, cpus = shares(config, ray.cluster_resources())
     return ray.train.ScalingConfig(
         num_workers=config.scaling.num_workers,
         use_gpu=use_gpu,
@@ -242,7 +198,7 @@ def _scaling(config: TrainConfig) -> ray.train.ScalingConfig:
     )
 
 
-def _shares(config: TrainConfig, resources: Mapping[str, float]) -> tuple[bool, float]:
+def shares(config: TrainConfig, resources: Mapping[str, float]) -> tuple[bool, float]:
     """Whether a worker gets a GPU, and its CPUs.
 
     A GPU where there are any; else half the CPUs for all workers, so that the rest can decode.
@@ -264,12 +220,13 @@ def _shares(config: TrainConfig, resources: Mapping[str, float]) -> tuple[bool, 
     return use_gpu, cpus
 
 
-def _refuse_other_config(run: str, config: TrainConfig) -> None:
+def refuse_other_config(run: str, config: TrainConfig) -> None:
     """Raises ValueError when the run was started with values that would change its result."""
     uri = storage.join(run, "config.json")
     if not storage.exists(uri):
         return
-    old = flat(storage.read_json(uri))
+    # Fields that are newer than the run had their defaults then.
+    old = flat(json.loads(to_json(TrainConfig()))) | flat(storage.read_json(uri))
     new = flat(json.loads(to_json(config)))
     free = ("scaling.", "run.storage", "run.log_every", "run.checkpoint_every", "run.keep_")
     free += ("run.max_failures", "run.tracker", "data.decode_tasks", "data.prefetch")

@@ -11,7 +11,8 @@ from torch import Tensor
 
 from c2am_dist import checkpoint, storage
 from c2am_dist.config import TrainConfig
-from c2am_dist.data import plan, shards
+from c2am_dist.data import plan, pseudo_boxes, shards
+from c2am_dist.data.pseudo_boxes import PseudoBoxes
 from c2am_dist.data.shards import RowGroup
 from c2am_dist.method import encoders
 
@@ -21,37 +22,57 @@ class Inputs:
     """The located images of a run and the weights that its encoder starts from."""
 
     row_groups: list[RowGroup]
-    """All of the shards', before ``data.limit``."""
+    """All of the shards', before ``data.limit``; with PSOL those of images with a box."""
     encoder_weights: "ray.ObjectRef[dict[str, Tensor] | None]"
     """Reference to the encoder's state dict, or to None for random weights."""
     has_weights: bool
     weights_sha256: str
     """Digest of the weights' file; empty for torchvision's and random ones."""
+    boxes: "ray.ObjectRef[PseudoBoxes | None]"
+    """Reference to the pseudo boxes, or to None where the method learns none."""
+    boxes_sha256: str = ""
+    """Their digest; empty without any."""
 
 
 def read_inputs(config: TrainConfig) -> Inputs:
     """Lists the shards and reads the weights; needs a connection to Ray.
 
-    Runs whose ``method``, ``data.train``, ``model.encoder`` and ``model.weights`` agree have the
-    same inputs.
+    Runs whose ``method``, ``data.train``, ``data.boxes``, ``model.encoder`` and ``model.weights``
+    agree have the same inputs.
 
     Raises:
-        FileNotFoundError, ValueError: the shards or the weights are unusable; names the culprit.
+        FileNotFoundError, ValueError: the shards, the label sets or the weights are unusable;
+            names the culprit.
     """
-    row_groups = find_row_groups(config)
+    row_groups, boxes = find_images(config)
     weights, sha256 = _encoder_weights(config)
     return Inputs(
         row_groups=row_groups,
         encoder_weights=ray.put(weights),
         has_weights=weights is not None,
         weights_sha256=sha256,
+        boxes=ray.put(boxes),
+        boxes_sha256=boxes.sha256() if boxes is not None else "",
     )
 
 
-def find_row_groups(config: TrainConfig) -> list[RowGroup]:
-    """The row groups of ``data.train``; raises as :func:`shards.index`."""
-    columns = ["image_id", "image", *(["label"] if config.method == "classifier" else [])]
-    return shards.index([storage.absolute(uri) for uri in config.data.train], columns=columns)
+def find_images(config: TrainConfig) -> tuple[list[RowGroup], PseudoBoxes | None]:
+    """The row groups to train on, and their images' boxes where the method learns them.
+
+    Raises:
+        FileNotFoundError, ValueError: as :func:`shards.index` and :func:`pseudo_boxes.join`.
+    """
+    columns = ["image_id", "image", *(["label"] if config.needs_labels else [])]
+    row_groups = shards.index(_absolute(config.data.train), columns=columns)
+    if config.method != "psol":
+        return row_groups, None
+    joined = pseudo_boxes.join(row_groups, _absolute(config.data.boxes))
+    print(joined)
+    return joined.row_groups, joined.boxes
+
+
+def _absolute(uris: Sequence[str]) -> list[str]:
+    return [storage.absolute(uri) for uri in uris]
 
 
 def num_steps(config: TrainConfig, row_groups: Sequence[RowGroup]) -> tuple[int, int]:

@@ -19,12 +19,14 @@ from torch.nn.parallel import DistributedDataParallel
 
 from c2am_dist import checkpoint, distributed
 from c2am_dist.config import TrainConfig, to_json
-from c2am_dist.data import stream
+from c2am_dist.data import plan, stream
+from c2am_dist.data.pseudo_boxes import PseudoBoxes
 from c2am_dist.data.shards import RowGroup
 from c2am_dist.data.stream import Part
 from c2am_dist.method import encoders, optim
+from c2am_dist.training.batch import Autocast, Batch
 from c2am_dist.training.failures import TrainingStopped
-from c2am_dist.training.methods import METHODS, Autocast, Model
+from c2am_dist.training.methods import METHODS, Model
 from c2am_dist.training.polarity import MapSurvey, survey
 from c2am_dist.training.progress import RunLog, Window
 
@@ -43,6 +45,9 @@ class Job:
     encoder_weights: "ray.ObjectRef[dict[str, Tensor] | None]"
     """Reference to the encoder's state dict, or to None for random weights."""
     weights_sha256: str
+    boxes: "ray.ObjectRef[PseudoBoxes | None]"
+    """Reference to the pseudo boxes, or to None; read by the stream's tasks alone."""
+    boxes_sha256: str
 
 
 def worker_loop(settings: dict[str, Any]) -> dict[str, Any]:
@@ -81,11 +86,9 @@ def _train(
     window = Window(config.optim.batch_size)
     for part in _parts(job, start_step):
         with window.waiting_ends():
-            pixels, labels = _to_device(part, device)
+            batch = _to_device(part, device, job)
         _set_learning_rate(optimizer, job, part.step)
-        terms = method.backward(
-            replica, encoders.normalise(pixels), labels, config=config, autocast=autocast
-        )
+        terms = method.backward(replica, batch, config=config, autocast=autocast)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
         window.add(terms, num_replaced=int(part.is_replaced.sum()))
@@ -117,14 +120,28 @@ def _parts(job: Job, start_step: int) -> Iterator[Part]:
         raise RuntimeError(f"the stream ended after step {step + 1} of {job.total_steps}")
 
 
-def _to_device(part: Part, device: torch.device) -> tuple[Tensor, Tensor | None]:
-    def move(array: np.ndarray) -> Tensor:
+def _to_device(part: Part, device: torch.device, job: Job) -> Batch:
+    def move(array: np.ndarray | None) -> Tensor | None:
+        if array is None:
+            return None
         tensor = torch.from_numpy(np.require(array, requirements=["C", "W"]))
         if device.type == "cuda":
             tensor = tensor.pin_memory()
         return tensor.to(device, non_blocking=True)
 
-    return move(part.images), None if part.labels is None else move(part.labels)
+    context = ray.train.get_context()
+    sizes = plan.part_sizes(job.config.optim.batch_size, context.get_world_size())
+    pixels = move(part.images)
+    assert pixels is not None
+    return Batch(
+        images=encoders.normalise(pixels),
+        labels=move(part.labels),
+        boxes=move(part.boxes),
+        is_visible=move(part.is_visible),
+        step=part.step,
+        total_steps=job.total_steps,
+        row_offset=sum(sizes[: context.get_world_rank()]),
+    )
 
 
 def _restore(job: Job, device: torch.device) -> tuple[Model, torch.optim.Optimizer, int]:
@@ -146,12 +163,13 @@ def _restore(job: Job, device: torch.device) -> tuple[Model, torch.optim.Optimiz
     optimizer = torch.optim.SGD(
         optim.parameter_groups(
             model,
-            lr=config.optim.lr,
+            lr=config.optim.scaled_lr,
             head_lr_factor=config.optim.head_lr_factor,
             weight_decay=config.optim.weight_decay,
             train_norm_affine=config.optim.train_norm_affine,
         ),
         momentum=config.optim.momentum,
+        nesterov=config.optim.nesterov,
     )
     for group in optimizer.param_groups:
         group["initial_lr"] = group["lr"]
@@ -181,7 +199,10 @@ def has_bf16_units(device: torch.device) -> bool:
 
 
 def _set_learning_rate(optimizer: torch.optim.Optimizer, job: Job, step: int) -> None:
-    factor = optim.polynomial_lr(step, job.total_steps, job.config.optim.power)
+    config = job.config.optim
+    factor = optim.polynomial_lr(step, job.total_steps, config.power)
+    epoch = step / job.steps_per_epoch
+    factor *= optim.stepped_lr(epoch, config.decay_epochs, config.decay_factor)
     for group in optimizer.param_groups:
         group["lr"] = group["initial_lr"] * factor
 
@@ -232,6 +253,8 @@ def _save(
             border_lock=maps.border_lock,
             crop_px=job.config.data.crop_px,
             weights_sha256=job.weights_sha256,
+            output_stride=job.config.output_stride,
+            boxes_sha256=job.boxes_sha256,
             config=to_json(job.config),
         )
         log.publish()  # before the checkpoint counts: who resumes from it has the rows up to it

@@ -1,29 +1,19 @@
-"""What the loop asks of a trainable method: build it, and take the gradients of a batch.
+"""What the loop asks of a trainable method: build it, and take the gradients of a batch."""
 
-The losses see matrices of the global batch; gathering them from the workers happens here,
-between model and loss. DistributedDataParallel averages gradients over workers, so a loss
-that is a sum over workers is multiplied by their number.
-"""
-
-import contextlib
-from collections.abc import Callable, Iterator, Sequence
 from typing import Protocol
 
-import torch
-import torch.distributed as dist
-import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
 
-from c2am_dist import distributed
-from c2am_dist.config import LossConfig, Method, TrainConfig
-from c2am_dist.data import plan
-from c2am_dist.method.c2am import C2AM, C2AMLoss, c2am_loss
+from c2am_dist.config import Method, TrainConfig
+from c2am_dist.method.bridging_model import BridgingClassifier
+from c2am_dist.method.c2am import C2AM
 from c2am_dist.method.classifier import Classifier
-from c2am_dist.method.encoders import build_encoder
+from c2am_dist.method.psol import BoxRegressor
+from c2am_dist.training.batch import Autocast, Batch
+from c2am_dist.training.contrast import ContrastiveMethod
+from c2am_dist.training.per_image import BoxMethod, BridgingMethod, ClassifierMethod
 
-Model = C2AM | Classifier
-Autocast = Callable[[], contextlib.AbstractContextManager[object]]
+Model = C2AM | Classifier | BridgingClassifier | BoxRegressor
 
 
 class Trainable(Protocol):
@@ -34,13 +24,7 @@ class Trainable(Protocol):
         ...
 
     def backward(
-        self,
-        model: nn.Module,
-        images: Tensor,
-        labels: Tensor | None,
-        *,
-        config: TrainConfig,
-        autocast: Autocast,
+        self, model: nn.Module, batch: Batch, *, config: TrainConfig, autocast: Autocast
     ) -> dict[str, Tensor]:
         """Adds the batch's gradients; returns detached scalars whose mean over workers is logged.
 
@@ -49,145 +33,9 @@ class Trainable(Protocol):
         ...
 
 
-class ContrastiveMethod:
-    """C2AM: contrast of foreground and background over the global batch."""
-
-    def build(self, config: TrainConfig, *, num_classes: int) -> Model:
-        return C2AM(build_encoder(config.model.encoder), head_init=config.model.head_init)
-
-    def backward(
-        self,
-        model: nn.Module,
-        images: Tensor,
-        labels: Tensor | None,
-        *,
-        config: TrainConfig,
-        autocast: Autocast,
-    ) -> dict[str, Tensor]:
-        if config.optim.accumulation == 1:
-            with autocast():
-                foreground, background, activation = model(images)
-            losses, scale = _contrast(foreground, background, config.loss, config.optim.batch_size)
-            (losses.total * scale).backward()
-        else:
-            losses, scale, activation = _accumulate(model, images, config, autocast)
-        logged = {name: term.detach() * scale for name, term in losses._asdict().items()}
-        activation = activation.detach().float()
-        return {
-            "loss": losses.total.detach() * scale,
-            **logged,
-            "activation_mean": activation.mean(),
-            "activation_std": activation.std(),
-        }
-
-
-def _contrast(
-    foreground: Tensor, background: Tensor, loss: LossConfig, batch_size: int
-) -> tuple[C2AMLoss, int]:
-    """This worker's rows of the loss, and the factor that makes their mean the whole loss."""
-    foreground, background = foreground.float(), background.float()
-    if loss.contrast == "worker":  # the published code's objective: it changes with the workers
-        foreground_all, background_all, row_offset, scale = foreground, background, 0, 1
-    else:
-        scale = dist.get_world_size() if dist.is_initialized() else 1
-        sizes = plan.part_sizes(batch_size, scale)
-        foreground_all = distributed.all_gather(foreground, sizes)
-        background_all = distributed.all_gather(background, sizes)
-        row_offset = sum(sizes[: dist.get_rank()]) if scale > 1 else 0
-    losses = c2am_loss(
-        foreground,
-        background,
-        foreground_all,
-        background_all,
-        alpha=loss.alpha,
-        row_offset=row_offset,
-        rank_scope=loss.rank_scope,
-    )
-    return losses, scale
-
-
-def _accumulate(
-    model: nn.Module, images: Tensor, config: TrainConfig, autocast: Autocast
-) -> tuple[C2AMLoss, int, Tensor]:
-    """Gradients of the contrast over all micro-batches, holding one's activations at a time.
-
-    First every micro-batch runs without a graph, and the loss of all their representations
-    gives the gradient of each; then each runs again and back-propagates its share (Gao et
-    al. 2021, "GradCache", arXiv:2101.06983). The encoder runs forward twice; the contrast
-    spans the same pairs as without accumulation. BatchNorm in training mode, the head's always,
-    normalises each micro-batch by itself: in that, and only that, gradients differ.
-    """
-    parts = images.tensor_split(config.optim.accumulation)
-    with torch.no_grad(), autocast(), _running_statistics_kept(model):
-        cached = [model(part) for part in parts]
-    foreground, background, activation = (torch.cat(pieces) for pieces in zip(*cached, strict=True))
-    foreground = foreground.float().requires_grad_()
-    background = background.float().requires_grad_()
-    losses, scale = _contrast(foreground, background, config.loss, config.optim.batch_size)
-    gradients = torch.autograd.grad(losses.total * scale, (foreground, background))
-    shares = zip(*(gradient.tensor_split(len(parts)) for gradient in gradients), strict=True)
-    for position, (part, share) in enumerate(zip(parts, shares, strict=True)):
-        is_last = position == len(parts) - 1
-        with _without_sync(model, unless=is_last):
-            with autocast():
-                outputs = model(part)[:2]
-            torch.autograd.backward([output.float() for output in outputs], share)
-    return losses, scale, activation
-
-
-@contextlib.contextmanager
-def _running_statistics_kept(model: nn.Module) -> Iterator[None]:
-    """Keeps BatchNorm's running statistics unchanged in training mode: momentum 0 inside."""
-    norms = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
-    momenta = [norm.momentum for norm in norms]
-    try:
-        for norm in norms:
-            norm.momentum = 0.0
-        yield
-    finally:
-        for norm, momentum in zip(norms, momenta, strict=True):
-            norm.momentum = momentum
-
-
-def _without_sync(model: nn.Module, *, unless: bool) -> contextlib.AbstractContextManager[object]:
-    if isinstance(model, DistributedDataParallel) and not unless:
-        return model.no_sync()
-    return contextlib.nullcontext()
-
-
-class ClassifierMethod:
-    """Cross entropy on the shards' labels: supervised pretraining for an encoder."""
-
-    def build(self, config: TrainConfig, *, num_classes: int) -> Model:
-        return Classifier(build_encoder(config.model.encoder), num_classes=num_classes)
-
-    def backward(
-        self,
-        model: nn.Module,
-        images: Tensor,
-        labels: Tensor | None,
-        *,
-        config: TrainConfig,
-        autocast: Autocast,
-    ) -> dict[str, Tensor]:
-        assert labels is not None
-        parts = config.optim.accumulation
-        pieces: Sequence[tuple[Tensor, Tensor]] = list(
-            zip(images.tensor_split(parts), labels.tensor_split(parts), strict=True)
-        )
-        # Averaged over workers, whose parts may differ in size, the mean of the global batch.
-        share = config.optim.batch_size / (dist.get_world_size() if dist.is_initialized() else 1)
-        loss_sum = torch.zeros((), device=images.device)
-        num_correct = torch.zeros((), device=images.device)
-        for position, (part, target) in enumerate(pieces):
-            with _without_sync(model, unless=position == len(pieces) - 1):
-                with autocast():
-                    logits = model(part)
-                loss = F.cross_entropy(logits.float(), target, reduction="sum") / share
-                loss.backward()
-            loss_sum += loss.detach()
-            num_correct += (logits.detach().argmax(1) == target).sum()
-        return {"loss": loss_sum, "accuracy": num_correct / share}
-
-
-METHODS: dict[Method, Trainable] = {"c2am": ContrastiveMethod(), "classifier": ClassifierMethod()}
+METHODS: dict[Method, Trainable] = {
+    "c2am": ContrastiveMethod(),
+    "classifier": ClassifierMethod(),
+    "bridging": BridgingMethod(),
+    "psol": BoxMethod(),
+}

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from c2am_dist.data import stream
 from c2am_dist.method import activation, encoders
-from c2am_dist.training.methods import Autocast
+from c2am_dist.training.batch import Autocast
 
 if TYPE_CHECKING:
     from c2am_dist.training.loop import Job

@@ -121,7 +121,7 @@ class RunLog:
         remaining = elapsed / max(1, done - self.start_step) * (total - done)
         terms = "  ".join(
             f"{name} {row[name]:.4f}"
-            for name in ("loss", "accuracy", "activation_mean", "activation_std")
+            for name in ("loss", "accuracy", "box_iou", "activation_mean", "activation_std")
             if name in row
         )
         print(

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 from c2am_dist.config import DataConfig
-from c2am_dist.data import plan, shards, stream
+from c2am_dist.data import decode, plan, shards, stream
 from c2am_dist.data.shards import RowGroup
 from tests.bench.cluster import local_ray
 from tests.bench.labeling import write_shards
@@ -32,7 +32,7 @@ def decode_group(group: RowGroup, data: DataConfig = DATA) -> int:
     for image_id, encoded in zip(
         table["image_id"].to_pylist(), table["image"].to_pylist(), strict=True
     ):
-        stream._training_view(encoded, image_id, 0, data=data, seed=0)
+        decode._view(encoded, image_id, 0, data=data, seed=0)
     return len(table)
 
 
@@ -50,7 +50,7 @@ class _Groups(torch.utils.data.IterableDataset):
             for image_id, encoded in zip(
                 table["image_id"].to_pylist(), table["image"].to_pylist(), strict=True
             ):
-                yield stream._training_view(encoded, image_id, 0, data=DATA, seed=0)
+                yield decode._view(encoded, image_id, 0, data=DATA, seed=0)[0]
 
 
 def _rate(arrivals: Sequence[tuple[float, int]]) -> float:

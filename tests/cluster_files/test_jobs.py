@@ -8,7 +8,7 @@ import pytest
 from c2am_dist import cli
 from c2am_dist.config import LabelConfig
 from c2am_dist.labeling import pipeline
-from c2am_dist.training.fit import _shares
+from c2am_dist.training.fit import shares as shares_of
 from jobs.train import parse
 from tests.cluster_files.files import OPERATIONS, manifests
 
@@ -36,7 +36,7 @@ def test_a_documented_job_tells_an_empty_cluster_what_to_start(command: list[str
     job, *arguments = command
     if job == "jobs/train.py":
         config, _ = parse(arguments)
-        assert _shares(config, {}) == (True, 1.0)
+        assert shares_of(config, {}) == (True, 1.0)
         assert config.scaling.max_workers == 8
     else:
         config, _ = cli.parse(LabelConfig(), arguments, None)

@@ -9,7 +9,7 @@ import ray
 import ray.data
 
 from c2am_dist.config import DataConfig
-from c2am_dist.data import plan, shards, stream
+from c2am_dist.data import decode, plan, shards, stream
 from tests.images import write_shards
 
 DATA = DataConfig(resize_px=40, crop_px=32, shuffle_images=20)
@@ -98,7 +98,7 @@ def _num_steps(uri: str) -> int:
 
 
 def test_broken_images_are_replaced_and_counted_with_their_labels(ray_cluster, image_set: str):
-    classes = stream.classes_of(shards.index([image_set], columns=["image_id", "image", "label"]))
+    classes = shards.classes_of(shards.index([image_set], columns=["image_id", "image", "label"]))
     steps = _global_batches(image_set, num_workers=2, classes=classes)
     per_epoch = 2  # of 40 images two are broken; an epoch leaves four out
     assert 0 < sum(replaced for _, _, replaced in steps) <= per_epoch * 3
@@ -125,7 +125,7 @@ def test_workers_share_a_fixed_sample_without_its_broken_images(image_set: str, 
 
 def test_a_part_of_broken_images_only_names_one():
     with pytest.raises(ValueError, match="lost"):
-        stream._decode(["lost"], pa.array([b"x"]), 0, data=DATA, seed=0)
+        decode.views_of(["lost"], pa.array([b"x"]), 0, data=DATA, seed=0)
 
 
 class TestIndex:
@@ -187,4 +187,4 @@ class TestIndex:
         )
         pq.write_table(table, tmp_path / "s.parquet")
         with pytest.raises(ValueError, match=r"s\.parquet: 1 images without a label"):
-            stream.classes_of(shards.index([str(tmp_path)]))
+            shards.classes_of(shards.index([str(tmp_path)]))

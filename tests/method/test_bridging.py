@@ -326,11 +326,14 @@ def test_dropout_comes_right_behind_the_first_block_of_the_last_stage():
         torch.testing.assert_close(output.features, encoder.layer4[1](x))
 
 
-def test_erased_features_leave_no_trace_in_running_statistics():
+@pytest.mark.parametrize("is_synced", [False, True])
+def test_erased_features_leave_no_trace_in_running_statistics(is_synced):
     torch.manual_seed(0)
     encoder = build_encoder("resnet18")
     constants = dataclasses.replace(RESNET50_CUB, drop_threshold=0.5, drop_rate=1.0)
     model = BridgingClassifier(encoder, 3, constants).train()
+    if is_synced:
+        torch.nn.SyncBatchNorm.convert_sync_batchnorm(model)
     plain = Classifier(build_encoder("resnet18"), 3).train()
     plain.load_state_dict(model.state_dict())
     images = torch.randn(4, 3, 64, 64)
@@ -339,6 +342,7 @@ def test_erased_features_leave_no_trace_in_running_statistics():
     for key, value in plain.state_dict().items():
         torch.testing.assert_close(model.state_dict()[key], value, msg=key)
     assert encoder.layer4[1].bn1.momentum == 0.1
+    assert encoder.layer4[1].bn1.num_batches_tracked.item() == 1
 
 
 def test_encoders_without_a_first_block_and_no_classes_are_refused():

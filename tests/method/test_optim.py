@@ -4,7 +4,7 @@ import torch
 from c2am_dist.method.c2am import C2AM
 from c2am_dist.method.classifier import Classifier
 from c2am_dist.method.encoders import build_encoder
-from c2am_dist.method.optim import parameter_groups, polynomial_lr
+from c2am_dist.method.optim import parameter_groups, polynomial_lr, stepped_lr
 
 
 @pytest.mark.parametrize("build", [C2AM, lambda encoder: Classifier(encoder, 5)])
@@ -64,3 +64,9 @@ def test_schedule_decays_polynomially_to_zero():
 def test_step_off_the_schedule_is_refused(step, steps):
     with pytest.raises(ValueError, match=f"step {step} of {steps}"):
         polynomial_lr(step, steps, 0.9)
+
+
+def test_stepped_decay_by_hand():
+    factors = [stepped_lr(epoch, (1.5, 3.0), 0.1) for epoch in (0.0, 1.49, 1.5, 2.9, 3.0, 9.0)]
+    assert factors == pytest.approx([1, 1, 0.1, 0.1, 0.01, 0.01])
+    assert stepped_lr(5.0, (), 0.1) == 1

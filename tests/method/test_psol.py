@@ -52,6 +52,18 @@ def test_regressor_is_the_published_head_on_the_pooled_last_stage():
     assert hidden.shape == (2, 512) and found.shape == (2, 4)
 
 
+@pytest.mark.parametrize("name", ["resnet50", "densenet161", "vgg16"])
+def test_published_regressors_are_torchvisions_networks_with_another_head(name):
+    with torch.device("meta"):
+        encoder = build_encoder(name, output_stride=32)
+        model = BoxRegressor(encoder).to("meta")
+        assert encoder(torch.empty(1, 3, 224, 224)).shape[2:] == (7, 7)
+        assert model(torch.empty(2, 3, 224, 224)).shape == (2, 4)
+    num_features = {"resnet50": 2048, "densenet161": 2208, "vgg16": 512}[name]
+    num_parameters = sum(p.numel() for p in model.head.parameters())
+    assert num_parameters == (num_features + 1) * 512 + 513 * 4
+
+
 def test_boxes_are_float32_under_autocast():
     model = BoxRegressor(build_encoder("resnet18")).eval()
     with torch.autocast("cpu", torch.bfloat16), torch.no_grad():
