@@ -4,6 +4,7 @@ Of each image it keeps only where its class stands among those predicted, a byte
 """
 
 import dataclasses
+import logging
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
@@ -16,12 +17,15 @@ import pyarrow.parquet as pq
 from c2am_dist import schema, storage
 from c2am_dist.data import label_set, shards
 from c2am_dist.evaluation import inputs
+from c2am_dist.evaluation.hits import TOP
 from c2am_dist.evaluation.inputs import Annotations
 from c2am_dist.evaluation.outcomes import FAILED, WRONG
 
 _COLUMNS = ("image_id", "classes", "error")
 _MAX_RANK = 127
 """Of an int8; further down the list it is all the same."""
+
+logger = logging.getLogger(__name__)
 
 
 class _Rows(NamedTuple):
@@ -74,10 +78,20 @@ def join(
             f"{names}: column 'classes' holds no label of the annotations, such as "
             f"{annotations.classes[:1]}: their classes are called otherwise"
         )
+    _warn_of_short_lists(names, read, len(annotations.classes))
     ranks = _ranks(read, class_indices, found, annotations)
     index = annotations.table.column_names.index("class_rank")
     table = annotations.table.set_column(index, "class_rank", ranks)
     return dataclasses.replace(annotations, table=table), ids
+
+
+def _warn_of_short_lists(names: str, read: Sequence[_Rows], num_classes: int) -> None:
+    listed = np.concatenate([rows.num_classes[~rows.is_failed] for rows in read])
+    if len(listed) and listed.min() < min(TOP[-1], num_classes):
+        logger.warning(
+            "%s: some rows list %d of at least %d classes, so Top-%d is what they list",
+            *(names, listed.min(), num_classes, TOP[-1]),
+        )
 
 
 @storage.retrying

@@ -74,6 +74,15 @@ def test_predictions_that_make_no_sense_are_refused_by_name(
         joined(tmp_path, notes, [prediction_row(*row) for row in rows])
 
 
+@pytest.mark.parametrize(("listed", "is_short"), [("x", True), ("xy", True), ("xyz", False)])
+def test_rows_that_list_too_few_classes_are_warned_of(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, listed: str, is_short: bool
+):
+    notes = [note_row(name, BOX, label=name) for name in "xyz"]
+    joined(tmp_path, notes, [prediction_row("x", *listed), prediction_row("y", error="bad")])
+    assert (f"list {len(listed)} of at least 3 classes" in caplog.text) == is_short
+
+
 @pytest.mark.parametrize("column", ["image_id", "classes", "error"])
 def test_predictions_without_a_column_or_of_another_type_are_refused_by_name(
     tmp_path: Path, column: str

@@ -62,6 +62,7 @@ def test_rows_and_file_name_their_checkpoint_and_config(labeled: Path, trained: 
     file = labeled / "one" / "0.parquet"
     metadata = pq.read_schema(file).metadata
     row = pq.read_table(file, partitioning=None).to_pylist()[0]
+    assert metadata[b"c2am_dist.method"] == b"c2am"
     stored = json.loads(metadata[b"c2am_dist.config"])
     assert stored["size_px"] == CROP_PX and stored["max_boxes"] == 2
     stored = {key: tuple(v) if isinstance(v, list) else v for key, v in stored.items()}
