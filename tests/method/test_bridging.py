@@ -326,6 +326,19 @@ def test_dropout_comes_right_behind_the_first_block_of_the_last_stage():
         torch.testing.assert_close(output.features, encoder.layer4[1](x))
 
 
+def test_of_vgg16_the_first_block_is_the_last_stages_first_convolution():
+    torch.manual_seed(0)
+    encoder = build_encoder("vgg16", output_stride=8)
+    constants = dataclasses.replace(RESNET50_CUB, drop_threshold=0.9, drop_rate=1.0)
+    model = BridgingClassifier(encoder, 3, constants).train()
+    images = torch.randn(1, 3, 32, 32)
+    with torch.no_grad():
+        middle = encoder.features[:26](images)  # features.24 is conv5_1
+        erased = attentive_dropout(middle, threshold=0.9, rate=1.0)
+        assert 0 < erased.any(dim=1).sum() < middle.any(dim=1).sum()  # some cells, not all
+        torch.testing.assert_close(model(images).dropped, encoder.features[26:](erased))
+
+
 @pytest.mark.parametrize("is_synced", [False, True])
 def test_erased_features_leave_no_trace_in_running_statistics(is_synced):
     torch.manual_seed(0)
