@@ -175,7 +175,7 @@ def load(config: ClassifyConfig, inputs: Sequence[File]) -> tuple[Classification
     names = models.find_class_names(
         config.class_names, uri, name, lambda: list(labels.count(inputs, needed_by=needed_by))
     )
-    models.check_class_names(names, found.num_classes)
+    models.check_class_names(uri, names, found.num_classes)
     return Classification(found.model, names, _sized(config, spec), num_crops), name, sha256
 
 

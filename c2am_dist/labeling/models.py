@@ -62,7 +62,7 @@ def load(uri: str, *, encoder: str | None, class_names: Callable[[], Sequence[st
         return Source(*checkpoint.load(folder), folder)
     state, sha256 = read_weights(uri, encoder)
     try:
-        return Source(_plain(encoder, state, class_names), sha256, uri)
+        return Source(_plain(uri, encoder, state, class_names), sha256, uri)
     except WeightsError as error:
         raise CheckpointError(f"{uri}: {error}") from error
 
@@ -99,7 +99,7 @@ def digest_of_tensors(state: Mapping[str, Tensor]) -> str:
 
 
 def _plain(
-    name: str, state: Mapping[str, Any], class_names: Callable[[], Sequence[str]]
+    uri: str, name: str, state: Mapping[str, Any], class_names: Callable[[], Sequence[str]]
 ) -> Checkpoint:
     encoder = build_encoder(name)
     load_weights(encoder, state)
@@ -108,7 +108,7 @@ def _plain(
     if linear is not None:
         model |= {"fc.weight": linear[0], "fc.bias": linear[1]}
         classes = list(class_names())
-        check_class_names(classes, len(linear[0]))
+        check_class_names(uri, classes, len(linear[0]))
     return Checkpoint(
         method="encoder" if linear is None else "classifier",
         encoder=name,
@@ -136,11 +136,12 @@ def _linear(state: Mapping[str, Any], num_features: int) -> tuple[Tensor, Tensor
     return None
 
 
-def check_class_names(names: Sequence[str], num_outputs: int) -> None:
-    """Raises ValueError when there are more or fewer classes than outputs."""
+def check_class_names(uri: str, names: Sequence[str], num_outputs: int) -> None:
+    """Raises ValueError naming a classifier that has more or fewer outputs than classes."""
     if len(names) != num_outputs:
         raise ValueError(
-            f"class_names gives {len(names)} classes, the classifier has {num_outputs} outputs"
+            f"{uri}: class_names gives {len(names)} classes, "
+            f"the classifier has {num_outputs} outputs"
         )
 
 
