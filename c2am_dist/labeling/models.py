@@ -146,11 +146,9 @@ def check_class_names(uri: str, names: Sequence[str], num_outputs: int) -> None:
 
 
 def torchvision_categories(name: str, weights_name: str) -> list[str]:
-    """What torchvision calls the outputs of its own weights; what comes twice has its number."""
+    """What torchvision calls the outputs of its own weights: English names, all different."""
     member = weights_name.rpartition(".")[2]
-    categories = torchvision.models.get_model_weights(name)[member].meta["categories"]
-    counts = Counter(categories)
-    return [f"{c} ({i})" if counts[c] > 1 else c for i, c in enumerate(categories)]
+    return list(torchvision.models.get_model_weights(name)[member].meta["categories"])
 
 
 def read_class_names(uri: str) -> list[str]:
