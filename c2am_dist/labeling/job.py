@@ -122,8 +122,8 @@ def _work(
     metadata = {
         "c2am_dist.method": provenance.method,
         "c2am_dist.config": provenance.config_json,
-        "c2am_dist.config_sha256": provenance.config_sha256,
         "c2am_dist.checkpoint_sha256": provenance.checkpoint_sha256,
+        "c2am_dist.config_sha256": provenance.config_sha256,
         "c2am_dist.package_version": __version__,
     }
     return Work(
