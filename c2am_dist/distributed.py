@@ -84,9 +84,8 @@ class _SyncBatchNorm(nn.BatchNorm2d):
     def forward(self, input: Tensor) -> Tensor:
         if not self.training or _num_workers() == 1:
             return super().forward(input)
-        assert self.momentum is not None
-        if self.num_batches_tracked is not None:  # as torch's: a caller may take it away
-            self.num_batches_tracked.add_(1)
+        assert self.num_batches_tracked is not None and self.momentum is not None
+        self.num_batches_tracked.add_(1)
         with torch.autocast(input.device.type, enabled=False):
             output, mean, var, count = _NormaliseAcrossWorkers.apply(
                 input, self.weight, self.bias, self.eps

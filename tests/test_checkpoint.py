@@ -1,4 +1,5 @@
 import dataclasses
+import hashlib
 import json
 from pathlib import Path
 
@@ -87,3 +88,46 @@ def test_pruning_keeps_the_latest(tmp_path: Path):
         checkpoint.save(checkpoint.step_folder(run, step), _checkpoint(step=step))
     checkpoint.prune(run, keep=2)
     assert checkpoint.steps(run) == [3, 4]
+
+
+def _save_raw(folder: Path, fields: dict[str, object]) -> str:
+    """A checkpoint folder with any fields, as another version would have written it."""
+    checkpoint.save(str(folder), _checkpoint())
+    torch.save(fields, folder / "checkpoint.pt")
+    sha256 = hashlib.sha256((folder / "checkpoint.pt").read_bytes()).hexdigest()
+    (folder / "manifest.json").write_text(json.dumps({"format": 1, "sha256": sha256}))
+    return str(folder)
+
+
+def test_an_older_checkpoint_has_the_stride_there_was(tmp_path: Path):
+    saved = _checkpoint()
+    fields = {f.name: getattr(saved, f.name) for f in dataclasses.fields(saved)}
+    del fields["output_stride"], fields["boxes_sha256"]
+    loaded, _ = checkpoint.load(_save_raw(tmp_path, fields))
+    assert (loaded.output_stride, loaded.boxes_sha256) == (16, "")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"method": "sipe"}, "method is 'sipe', not one of c2am, classifier, bridging, psol"),
+        ({"method": "bridging", "classes": []}, "a bridging without classes"),
+        ({"method": "classifier", "classes": [1, 2]}, "classes holds more than names"),
+        ({"output_stride": 7}, "output_stride is 7"),
+        ({"output_stride": "16"}, "output_stride is a str"),
+    ],
+)
+def test_a_checkpoint_that_fits_no_method_is_refused(
+    tmp_path: Path, changes: dict[str, object], message: str
+):
+    checkpoint.save(str(tmp_path), _checkpoint(**changes))
+    with pytest.raises(CheckpointError, match=message):
+        checkpoint.load(str(tmp_path))
+
+
+def test_the_manifest_says_what_labeling_asks_first(tmp_path: Path):
+    psol = _checkpoint(method="psol", output_stride=32, boxes_sha256="b" * 64, polarity="")
+    checkpoint.save(str(tmp_path), psol)
+    manifest = checkpoint.read_manifest(str(tmp_path))
+    assert (manifest["method"], manifest["output_stride"]) == ("psol", 32)
+    assert manifest["boxes_sha256"] == "b" * 64

@@ -35,6 +35,7 @@ def _shared(base: TrainConfig) -> Shared:
         encoder_weights=NOTHING,
         has_weights=False,
         weights_sha256="",
+        boxes=NOTHING,
     )
     return Shared(
         trials={trial.name: trial for trial in trials},

@@ -73,6 +73,8 @@ def log_rows(folder: Path, tracker: str, rows: list[dict[str, Any]], start_step:
         total_steps=30,
         encoder_weights=None,  # type: ignore
         weights_sha256="",
+        boxes=None,  # type: ignore
+        boxes_sha256="",
     )
     log = RunLog(job, start_step)
     try:

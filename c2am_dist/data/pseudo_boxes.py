@@ -1,8 +1,8 @@
 """The first pseudo box of each training image: label sets joined to shards by image_id.
 
-The driver joins before training. It holds an id and 29 bytes for each label row, an id for each
-image of the shards, and Arrow's table of hashes, and keeps 28 bytes for each image that is
-trained on; docs/architecture.md has what was measured. Encoded images are not read.
+The driver joins before training. It holds ids, boxes and Arrow's tables of hashes, some 600 bytes
+an image at most (docs/architecture.md), and keeps 28 bytes for each image that is trained on.
+Neither encoded images nor maps are read.
 """
 
 import dataclasses
@@ -122,7 +122,7 @@ def _read_labels(uris: Sequence[str]) -> tuple[pa.Table, dict[str, int]]:
             tables += list(pool.map(_first_boxes, groups))
         num_rows += sum(group.num_rows for group in groups)
         ends[uri] = num_rows
-    labels = pa.concat_tables(tables).combine_chunks()
+    labels = pa.concat_tables(tables)
     _refuse_duplicates(labels["image_id"], uris)
     return labels, ends
 

@@ -14,6 +14,10 @@ _TERMS = {
     "positive_foreground": "positive, foreground",
     "positive_background": "positive, background",
     "negative": "negative",
+    "classification": "classification",
+    "drop": "attentive dropout",
+    "similarity": "similarity",
+    "norm": "norm",
 }
 
 
@@ -31,6 +35,8 @@ def section(uri: str) -> Section | None:
         _chart(rows, _TERMS, "Loss and its terms", "loss", "The training loss and its terms"),
         _chart(rows, {"accuracy": "training images"}, "Accuracy", "share of the images right",
                "The classifier's accuracy", (0, 1)),
+        _chart(rows, {"box_iou": "training images"}, "Overlap with pseudo boxes", "IoU",
+               "Mean overlap of the regressor's boxes with the pseudo boxes", (0, 1)),
         _chart(rows, {"data_wait_fraction": "data wait"}, "Waiting for data", "share of the time",
                "The share of the time that steps waited for data", (0, 1)),
         _chart(rows, {"activation_mean": "mean", "activation_std": "standard deviation"},

@@ -14,7 +14,18 @@ from pathlib import Path
 
 import torch
 
-NAMES = ("step", "loop", "ingest", "labeling", "sweep", "boxes", "max_box_acc", "memory", "gpu")
+NAMES = (
+    "step",
+    "methods",
+    "loop",
+    "ingest",
+    "labeling",
+    "sweep",
+    "boxes",
+    "max_box_acc",
+    "memory",
+    "gpu",
+)
 
 
 def machine() -> str:

@@ -4,7 +4,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from c2am_dist.method.encoders import build_encoder
-from c2am_dist.method.psol import BoxRegressor, box_losses
+from c2am_dist.method.psol import BoxRegressor, box_losses, relative_iou
 
 torch.set_num_threads(1)
 
@@ -88,3 +88,11 @@ def test_regressor_learns_the_box_of_a_bright_rectangle():
         history.append(loss.item())
     assert history[-1] < 0.8 * history[0]
     assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in model.head.parameters())
+
+
+def test_overlap_of_relative_boxes_by_hand():
+    target = torch.tensor([[0.0, 0.0, 0.5, 0.5], [0.5, 0.5, 0.5, 0.5], [0.0, 0.0, 0.0, 0.0]])
+    predicted = torch.tensor([[0.25, 0.0, 0.5, 0.5], [0.5, 0.5, 0.9, 0.5], [0.1, 0.1, 0.2, 0.2]])
+    found = relative_iou(predicted, target)
+    torch.testing.assert_close(found, torch.tensor([1 / 3, 1.0, 0.0]))
+    assert relative_iou(target, target).tolist() == pytest.approx([1, 1, 0])

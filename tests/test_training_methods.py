@@ -1,0 +1,149 @@
+"""Runs of the methods beside C²AM, from shards to checkpoints."""
+
+import json
+import math
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+from c2am_dist import checkpoint
+from c2am_dist.assumptions import PlanConfig
+from c2am_dist.config import TrainConfig, override, to_json
+from c2am_dist.forecast import Cluster
+from c2am_dist.training import dry_run, fit
+from c2am_dist.training.fit import refuse_other_config
+from tests.conftest import BASE
+from tests.images import write_shards
+from tests.labeled import Labeled, picture, write_set
+
+SMALL = {**BASE, "model.output_stride": 16}
+
+
+def rows_of(run: Path) -> list[dict[str, float]]:
+    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+
+
+def interrupted(finished: Path, name: str) -> Path:
+    """A copy of a run as it was right after its checkpoint at step 3."""
+    run = finished.with_name(name)
+    shutil.copytree(finished, run)
+    shutil.rmtree(run / "checkpoint")
+    shutil.rmtree(run / "checkpoints" / "step-00000006")
+    (run / "config.json").unlink()
+    return run
+
+
+@pytest.mark.usefixtures("ray_cluster")
+def test_bridging_on_two_workers_and_resumed_on_one_ends_in_the_same_weights(tmp_path: Path):
+    config = override(
+        TrainConfig(),
+        {
+            **SMALL,
+            "method": "bridging",
+            "data.train": (write_shards(tmp_path / "shards", 24),),
+            "data.random_resize": True,
+            "optim.nesterov": True,
+            "optim.power": 0.0,
+            "optim.decay_epochs": (1.0,),  # after three steps
+            "bridging.drop_threshold": 0.5,
+            "bridging.drop_rate": 0.5,
+            "run.storage": str(tmp_path),
+            "run.name": "two",
+        },
+    )
+    two = Path(fit(config).run)
+    saved, _ = checkpoint.load(str(two))
+    assert (saved.method, saved.step, saved.output_stride) == ("bridging", 6, 16)
+    assert len(saved.classes) > 1 and saved.polarity == "" and saved.boxes_sha256 == ""
+    assert json.loads(saved.config)["bridging"]["drop_rate"] == 0.5
+    rows = rows_of(two)
+    for row in rows:
+        terms = ("classification", "drop", "similarity", "norm")
+        assert math.isclose(row["loss"], sum(row[term] for term in terms), rel_tol=1e-5)
+        assert 0 <= row["accuracy"] <= 1 and row["drop"] > 0
+    assert [row["similarity"] == 0 for row in rows] == [True, True, *[False] * 4]  # 20/70 of 6
+    assert [row["lr"] for row in rows] == pytest.approx([1e-4] * 3 + [1e-5] * 3)
+
+    one = interrupted(two, "one")
+    fit(override(config, {"run.name": "one", "scaling.num_workers": 1}))
+    resumed, _ = checkpoint.load(str(one))
+    for name, tensor in saved.model.items():
+        torch.testing.assert_close(resumed.model[name], tensor, rtol=1e-3, atol=1e-3, msg=name)
+    for ours, theirs in zip(rows_of(one), rows, strict=True):
+        assert math.isclose(ours["loss"], theirs["loss"], rel_tol=1e-3)
+
+
+@pytest.mark.usefixtures("ray_cluster")
+def test_psol_trains_on_the_boxes_of_a_label_set(tmp_path: Path, capfd: pytest.CaptureFixture[str]):
+    shown = {
+        f"i{n:02d}": Labeled(picture((64, 64)), [(0, 0, 32, 32, 0.9)], None, (64, 64))
+        for n in range(22)
+    }
+    shown["i22"] = Labeled(picture((64, 64)), (), None, (64, 64))
+    shown["i23"] = Labeled(b"broken", (), "unreadable", (64, 64))
+    write_set(tmp_path, shown)
+    config = override(
+        TrainConfig(),
+        {
+            **SMALL,
+            "method": "psol",
+            "data.train": (str(tmp_path / "shards"),),
+            "data.boxes": (str(tmp_path / "labels"),),
+            "optim.lr": 1e-2,
+            "optim.max_steps": 4,
+            "run.checkpoint_every": 2,
+            "run.storage": str(tmp_path / "runs"),
+            "run.name": "psol",
+        },
+    )
+    cluster = Cluster(num_machines=1, num_cpus=4)
+    assert str(dry_run(config, PlanConfig(), cluster)).startswith("psol: 32 images in 4 steps of 8")
+    run = Path(fit(config).run)
+    assert "psol: 22 images, 2 steps an epoch" in capfd.readouterr().out
+    saved, _ = checkpoint.load(str(run))
+    assert (saved.method, saved.classes, saved.polarity) == ("psol", [], "")
+    assert len(saved.boxes_sha256) == 64 and saved.model["head.2.bias"].shape == (4,)
+    rows = rows_of(run)
+    assert len(rows) == 4 and all(0 < row["box_iou"] < 1 for row in rows)
+    assert all(row["images_replaced"] == 0 for row in rows)  # the broken image has no box
+
+    shutil.rmtree(tmp_path / "labels")
+    shown["i00"] = Labeled(picture((64, 64)), [(0, 0, 9, 9, 0.5)], None, (64, 64))
+    write_set(tmp_path, shown)
+    shutil.rmtree(run / "checkpoint")
+    shutil.rmtree(run / "checkpoints" / "step-00000004")
+    with pytest.raises(ValueError, match=r"data\.boxes: .* was trained on other boxes"):
+        fit(config)
+
+
+@pytest.mark.usefixtures("ray_cluster")
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"method": "bridging"}, r"shard-00000\.parquet: \d+ images without a label"),
+        ({"method": "classifier"}, r"shard-00000\.parquet: \d+ images without a label"),
+        ({"method": "psol"}, r"data\.boxes must be given with psol"),
+        ({"method": "psol", "data.boxes": ("nowhere",)}, r"nowhere"),
+    ],
+)
+def test_missing_labels_and_boxes_are_named_before_workers_start(
+    tmp_path: Path, changes: dict[str, object], message: str
+):
+    write_set(tmp_path, {f"i{n}": Labeled(picture()) for n in range(8)})
+    values = {"data.train": (str(tmp_path / "shards"),), "run.storage": str(tmp_path / "runs")}
+    config = override(TrainConfig(), {**SMALL, **values, "run.name": "refused", **changes})
+    with pytest.raises((ValueError, OSError), match=message):
+        fit(config)
+    assert not (tmp_path / "runs" / "refused").exists()
+
+
+def test_a_run_older_than_a_field_had_its_default(tmp_path: Path):
+    config = override(TrainConfig(), {"run.name": "old"})
+    old = json.loads(to_json(config))
+    del old["bridging"], old["optim"]["nesterov"], old["data"]["boxes"]
+    (tmp_path / "config.json").write_text(json.dumps(old))
+    refuse_other_config(str(tmp_path), config)
+    with pytest.raises(ValueError, match=r"optim\.nesterov was False, now True"):
+        refuse_other_config(str(tmp_path), override(config, {"optim.nesterov": True}))
