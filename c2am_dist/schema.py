@@ -55,8 +55,11 @@ LABELS = pa.schema(
         pa.field("threshold_source", pa.string()),  # given, otsu or evaluation
         pa.field("polarity", pa.string()),  # what raw P highlights: foreground or background
         pa.field("polarity_margin", pa.float32()),  # share of votes beyond one half, [0, 0.5]
+        pa.field("class_name", pa.string()),  # whose map it is; null where methods know no classes
         pa.field("activation_map", pa.binary()),  # 16-bit PNG, foreground bright
         pa.field("background_cue", pa.binary()),  # 8-bit PNG, 255 = background
+        pa.field("norm_map", pa.binary()),  # 16-bit PNG, normalised norm of the features
+        pa.field("similarity_map", pa.binary()),  # 16-bit PNG, (S + 1) / 2 of their cosine S
         pa.field("checkpoint_sha256", pa.string(), nullable=False),
         pa.field("config_sha256", pa.string(), nullable=False),
         pa.field("package_version", pa.string(), nullable=False),
@@ -64,6 +67,9 @@ LABELS = pa.schema(
     ]
 )
 """Labels (jobs/label.py): exactly one row an input image. The files' metadata name the method."""
+
+LATER_LABEL_COLUMNS = ("class_name", "norm_map", "similarity_map")
+"""Of LABELS, those that label files of version 0.1 may lack: readers do without."""
 
 PREDICTIONS = pa.schema(
     [

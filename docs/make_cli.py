@@ -50,9 +50,9 @@ class Job(NamedTuple):
 
 def jobs() -> list[Job]:
     """Every script of jobs/ and tune/ with its flags, in the order they are used."""
-    names = ("PrepareConfig", "TrainConfig", "LabelConfig", "EvaluateConfig", "ExportConfig")
-    prepare, train, label, evaluate, export = (
-        list(flags_of(getattr(config, name)())) for name in names
+    names = ("Prepare", "Train", "Label", "Classify", "Evaluate", "Export")
+    prepare, train, label, classify, evaluate, export = (
+        list(flags_of(getattr(config, f"{name}Config")())) for name in names
     )
     train, label = ([*flags, *flags_of(assumptions.DryRun())] for flags in (train, label))
     sweeps = list(flags_of(spec.SweepConfig()))
@@ -62,6 +62,7 @@ def jobs() -> list[Job]:
         Job("prepare", "--input URI --output URI --format FORMAT", prepare),
         Job("train", "--data.train URI --model.weights WEIGHTS --run.name NAME", train),
         Job("label", "--checkpoint URI --input URI --output URI", label),
+        Job("classify", "--checkpoint URI --input URI --output URI", classify),
         Job("evaluate", "--labels URI --annotations URI --output metrics.json", evaluate),
         Job("export", "--labels URI --images URI --output URI --format FORMAT", export),
         Job("report", to_report, list(_flags_of_function(report.report))),

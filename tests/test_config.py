@@ -188,13 +188,14 @@ def test_the_command_line_is_the_documented_one():
 
 def cli_flags() -> list[str]:
     from c2am_dist.assumptions import DryRun
-    from c2am_dist.config import EvaluateConfig, ExportConfig, PrepareConfig
+    from c2am_dist.config import ClassifyConfig, EvaluateConfig, ExportConfig, PrepareConfig
     from c2am_dist.sweep.spec import SweepConfig
 
     roots = {
         "train": [TrainConfig(), DryRun()],
         "prepare": [PrepareConfig()],
         "label": [LabelConfig(), DryRun()],
+        "classify": [ClassifyConfig()],
         "evaluate": [EvaluateConfig()],
         "export": [ExportConfig()],
         "sweep": [SweepConfig()],  # and train's

@@ -15,7 +15,7 @@ from c2am_dist.data import plan, shards, stream
 from c2am_dist.forecast import Cluster, Forecast
 from c2am_dist.labeling import pipeline
 from c2am_dist.labeling.job import _image_set
-from c2am_dist.labeling.stages import decode_run
+from c2am_dist.labeling.stages import Decoding, decode_run
 from c2am_dist.training import dry_run
 from tests.fault_proxy import FaultProxy
 
@@ -54,7 +54,8 @@ def test_labeling_fetches_what_was_forecast(folder: str, proxy: FaultProxy):
     proxy.clear()
     for run in runs:
         for batch in decode_run(
-            pa.Table.from_pylist([run]), sizes_px=[32], batch_size=BATCH, max_pixels=1e6
+            pa.Table.from_pylist([run]),
+            Decoding(sizes_px=(32,), batch_size=BATCH, max_pixels=1e6),
         ):
             assert all(batch["error"])
     assert 12e6 < forecast <= proxy.fetched_bytes < FOOTERS * forecast

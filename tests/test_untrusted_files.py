@@ -21,9 +21,8 @@ from c2am_dist.data import shards, stream
 from c2am_dist.evaluation import inputs
 from c2am_dist.evaluation.tally import Tally
 from c2am_dist.labeling import write
-from c2am_dist.labeling.stages import Provenance, decode_run
+from c2am_dist.labeling.stages import Decoding, decode_run
 from c2am_dist.method import images
-from c2am_dist.method.activation import Polarity
 from c2am_dist.method.encoders import WeightsError, read_state_dict
 from c2am_dist.report import contact_sheet
 from c2am_dist.storage import File
@@ -135,7 +134,7 @@ def test_images_whose_ids_lead_elsewhere_become_label_rows_with_an_error(tmp_pat
     ids = ["a", "../a", "/a", "a\x1b[2J"]
     uri = store(tmp_path / "a.parquet", [shard_row(name) for name in ids], schema.SHARD)
     run = pa.table({"uri": [uri], "indices": [[0]], "num_rows": [4]})
-    (batch,) = decode_run(run, sizes_px=[32], batch_size=8, max_pixels=1e6)
+    (batch,) = decode_run(run, Decoding(sizes_px=(32,), batch_size=8, max_pixels=1e6))
     assert batch["image_id"].tolist() == ids
     first, *others = batch["error"].tolist()
     assert first == "" and batch["pixels_0"][0].any() and not batch["pixels_0"][1:].any()
@@ -153,19 +152,10 @@ def test_metadata_that_steers_a_terminal_is_shown_escaped(tmp_path: Path):
     table = pa.Table.from_pylist([label_row()], schema=schema.LABELS)
     told = {"c2am_dist.checkpoint_sha256": b"\x1b[2J\xff" + b"x" * 10**6}
     pq.write_table(table.replace_schema_metadata(told), tmp_path / "a.parquet")
-    provenance = Provenance(
-        method="c2am",
-        threshold=None,
-        threshold_source="otsu",
-        polarity=Polarity.FOREGROUND,
-        polarity_margin=0.4,
-        checkpoint_sha256="c",
-        config_json="{}",
-        config_sha256="d",
-    )
+    metadata = {"c2am_dist.checkpoint_sha256": "c", "c2am_dist.config_sha256": "d"}
     file = write.PlannedFile("s.parquet", "a.parquet", str(tmp_path / "a.parquet"))
     with pytest.raises(ValueError, match=r"a\.parquet: its checkpoint_sha256 is '") as refused:
-        write.check([file], provenance)
+        write.check([file], metadata)
     text = str(getattr(refused.value, "cause", refused.value))
     assert r"'\x1b[2J�xxx" in text and text.isprintable() and len(text) < 500
 

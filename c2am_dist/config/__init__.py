@@ -9,9 +9,9 @@ from c2am_dist.config.jobs import (
     EvaluateConfig,
     ExportConfig,
     ExportFormat,
-    LabelConfig,
     PrepareConfig,
 )
+from c2am_dist.config.label import ClassifyConfig, LabelConfig, LabelMethod
 from c2am_dist.config.parts import (
     BridgingConfig,
     DataConfig,
@@ -30,6 +30,7 @@ from c2am_dist.config.tree import digest, flat, override, to_json
 __all__ = [
     "PRESETS",
     "BridgingConfig",
+    "ClassifyConfig",
     "DataConfig",
     "EncoderName",
     "EvaluateConfig",
@@ -37,6 +38,7 @@ __all__ = [
     "ExportFormat",
     "HeadInit",
     "LabelConfig",
+    "LabelMethod",
     "LossConfig",
     "Method",
     "ModelConfig",

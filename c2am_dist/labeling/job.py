@@ -1,58 +1,39 @@
 """Labels for every image of a set: pseudo boxes, activation maps and background cues.
 
-Each shard gets one label file under the same relative path, with its rows in the same order,
-and the file appears whole or not at all. So what is done can be seen in the folder: the same
-command again labels the shards that have no file yet, and ``_SUCCESS`` ends the set. Shards
-are labeled in lots of some thousand: of a set, the driver holds one entry a shard.
+What the method says is decided here; the folder is filled by folder.py.
 """
 
 import dataclasses
-import hashlib
+import functools
 import logging
 import time
+from collections import Counter
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 
 import ray
+import torch
 
-from c2am_dist import __version__, checkpoint, storage
+from c2am_dist import __version__, schema, storage
 from c2am_dist.assumptions import PlanConfig
-from c2am_dist.checkpoint import Checkpoint, CheckpointError
 from c2am_dist.config import LabelConfig, digest, to_json
-from c2am_dist.data import label_set, shards
-from c2am_dist.data.label_set import LabelFile
+from c2am_dist.data import shards
 from c2am_dist.forecast import Cluster, Forecast, ImageSet
-from c2am_dist.labeling import pipeline, write
-from c2am_dist.labeling.stages import Provenance
-from c2am_dist.labeling.write import PlannedFile
+from c2am_dist.labeling import descriptors, folder, labels, localizers, models, pipeline, write
+from c2am_dist.labeling.descriptors import decoding_of
+from c2am_dist.labeling.folder import LabelReport
+from c2am_dist.labeling.models import Source
+from c2am_dist.labeling.pipeline import Work
+from c2am_dist.labeling.stages import DDT_RULE, ModelActor, Provenance, label_rows
 from c2am_dist.method.activation import Polarity, doubts
-from c2am_dist.method.c2am import C2AM
-from c2am_dist.method.encoders import build_encoder
+from c2am_dist.method.ddt import MIN_IMAGES
+from c2am_dist.method.encoders import is_weights_name
+from c2am_dist.method.flops import forward_flops
 from c2am_dist.storage import File
 
 logger = logging.getLogger(__name__)
 
-FOOTERS_AT_ONCE = 16
-"""Read at once; over the network they are latency, not work."""
 SAMPLED_SHARDS = 2000
 """Footers that a dry run reads at most."""
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
-class LabelReport:
-    """How a labeling job went."""
-
-    num_images: int
-    num_new: int
-    """Of these, the images labeled now and not by an earlier job that was cut off."""
-    num_errors: int
-    """Images that could not be labeled; their rows say why."""
-    num_files: int
-    elapsed_s: float
-
-    @property
-    def error_fraction(self) -> float:
-        return self.num_errors / self.num_images
 
 
 def label(config: LabelConfig) -> LabelReport:
@@ -62,55 +43,98 @@ def label(config: LabelConfig) -> LabelReport:
 
     Raises:
         FileNotFoundError: the checkpoint, the input or a stored threshold is not there.
-        ValueError: a field is missing, a shard cannot be read, the output holds other files or
-            labels of another job, or the checkpoint is no C2AM model; the message names the URI.
+        ValueError: a field is missing or asks for what the method cannot do, a shard cannot be
+            read or lacks the labels that the method needs, the output holds other files or labels
+            of another job, or the checkpoint is of another method; the message names the URI.
     """
     started = time.monotonic()
     config.check_complete()
     inputs = storage.expand(config.input)
-    _refuse_empty(inputs, config.input)
-    folder = checkpoint.find(config.checkpoint)
-    loaded, sha256 = checkpoint.load(folder)
-    model = load_model(loaded, folder)
-    config = _resolve(config, loaded)
-    provenance = _provenance(config, folder, loaded, sha256)
-    identity = _identity(provenance, inputs)
-    label_set.begin(config.output, identity)
-    storage.sweep(config.output)
-    finished = label_set.sealed(config.output)
-    if finished is not None:
-        print(f"{config.output}: already finished", flush=True)
-        return _report(finished, num_new=0, started=started)
-    planned = write.plan(inputs, config.output)
-    done, missing = write.split_done(planned)
-    if done:
-        print(f"{len(done)} of {len(planned)} label files are there already", flush=True)
-    files = write.check(done, provenance)
-    new = _label_lots(missing, config, provenance, ray.put(model)) if missing else []
-    files += new
-    label_set.seal(config.output, identity, sorted(files, key=lambda file: file.name))
-    return _report(files, num_new=sum(file.num_rows for file in new), started=started)
+    folder.refuse_empty(inputs, config.input)
+    source = load_source(config, inputs)
+    config = _resolve(config, source)
+    counts = _check_labels(config, source, inputs)
+    model = models.filled(source.loaded, source.uri)
+    provenance = _provenance(config, source)
+    identity = folder.identity_of(
+        inputs,
+        checkpoint_sha256=provenance.checkpoint_sha256,
+        config_sha256=provenance.config_sha256,
+    )
+    # An evaluation may have stored another one since: the config says "auto" either way.
+    identity["threshold"] = f"{provenance.threshold_source} {provenance.threshold}"
+
+    def make_work() -> Work:
+        if config.method != "ddt":
+            return _work(config, provenance, localizers.build(config, source.loaded, model), {})
+        uris = [file.uri for file in inputs]
+        found, sha256 = descriptors.find(config, model.encoder, uris, counts)
+        ddt = localizers.DDTLocalizer(model.encoder, found.by_class, found.reasons)
+        return _work(config, provenance, ddt, {"c2am_dist.ddt_sha256": sha256})
+
+    return folder.fill(config.output, inputs, identity, make_work, started=started)
 
 
-def _label_lots(
-    missing: Sequence[PlannedFile],
+def load_source(config: LabelConfig, inputs: Sequence[File]) -> Source:
+    """The model of a config; raises as :func:`models.load`."""
+
+    def shard_labels() -> Sequence[str]:
+        return list(labels.count(inputs, needed_by=f"--class-names {models.SHARD_LABELS}"))
+
+    def class_names() -> Sequence[str]:
+        assert config.encoder is not None
+        if config.method == "ddt":  # which has no use for them
+            return []
+        return models.find_class_names(
+            config.class_names, config.checkpoint, config.encoder, shard_labels
+        )
+
+    return models.load(config.checkpoint, encoder=config.encoder, class_names=class_names)
+
+
+def _check_labels(
+    config: LabelConfig, source: Source, inputs: Sequence[File]
+) -> Counter[str] | None:
+    """The images of each class where the method needs to know; refuses shards that do not say."""
+    if not localizers.needs_labels(config):
+        return None
+    if config.method != "ddt":
+        needed_by = "--classes true (there is --classes predicted)"
+        labels.refuse_unknown(inputs, source.loaded.classes, needed_by=needed_by)
+        return None
+    counts = labels.count(inputs, needed_by="--ddt-scope class (there is --ddt-scope set)")
+    lone = sorted(name for name, number in counts.items() if number < MIN_IMAGES)
+    if lone:
+        raise ValueError(
+            f"{', '.join(config.input)}: class {lone[0]!r} has a single image, as have {len(lone)} "
+            f"of {len(counts)} classes; DDT finds what the images of a class have in common "
+            "(--ddt-scope set takes all images together)"
+        )
+    return counts
+
+
+def _work(
     config: LabelConfig,
     provenance: Provenance,
-    model: "ray.ObjectRef[C2AM]",
-) -> list[LabelFile]:
-    """Labels shards, lot by lot; the footers of a lot are read while the one before is labeled."""
-    size = pipeline.lot_shards(pipeline.find_resources(config).num_actors)
-    lots = [missing[start : start + size] for start in range(0, len(missing), size)]
-    pool, written = ThreadPoolExecutor(FOOTERS_AT_ONCE), []
-    try:
-        reading = [pool.submit(write.index, file) for file in lots[0]]
-        for lot, following in zip(lots, [*lots[1:], []], strict=True):
-            row_groups = [group for done in reading for group in done.result()]
-            reading = [pool.submit(write.index, file) for file in following]
-            written += write.label_shards(lot, row_groups, config, provenance, model)
-    finally:
-        pool.shutdown(cancel_futures=True)
-    return written
+    localizer: localizers.Localizer,
+    digests: dict[str, str],
+) -> Work:
+    metadata = {
+        "c2am_dist.method": provenance.method,
+        "c2am_dist.config": provenance.config_json,
+        "c2am_dist.checkpoint_sha256": provenance.checkpoint_sha256,
+        "c2am_dist.config_sha256": provenance.config_sha256,
+        "c2am_dist.package_version": __version__,
+    }
+    return Work(
+        decoding=decoding_of(config),
+        actor=ModelActor,
+        arguments=(ray.put(localizer), config),
+        rows=functools.partial(label_rows, config=config, provenance=provenance),
+        schema=schema.LABELS,
+        metadata=metadata | digests,
+        shares=config,
+    )
 
 
 def dry_run(config: LabelConfig, plan: PlanConfig, cluster: Cluster) -> Forecast:
@@ -121,12 +145,21 @@ def dry_run(config: LabelConfig, plan: PlanConfig, cluster: Cluster) -> Forecast
     """
     config.check_complete()
     inputs = storage.expand(config.input)
-    loaded, _ = checkpoint.load(config.checkpoint)
-    config = _resolve(config, loaded)
+    source = load_source(config, inputs)
+    config = _resolve(config, source)
     _, missing = write.split_done(write.plan(inputs, config.output))
     uris = {file.shard for file in missing}
     images = _image_set([file for file in inputs if file.uri in uris])
-    return pipeline.forecast(images, config, loaded.encoder, plan, cluster)
+    with torch.device("meta"):
+        model = models.build(source.loaded).to("meta")
+    num_passes = 2 if config.method == "ddt" and missing else 1
+
+    def flops_of(size_px: int) -> float:
+        return num_passes * forward_flops(model, size_px)
+
+    return pipeline.forecast(
+        images, config, source.loaded.encoder, plan, cluster, flops_of=flops_of
+    )
 
 
 def _image_set(files: Sequence[File], *, at_most: int = SAMPLED_SHARDS) -> ImageSet:
@@ -145,78 +178,37 @@ def _image_set(files: Sequence[File], *, at_most: int = SAMPLED_SHARDS) -> Image
     )
 
 
-def _report(files: Sequence[LabelFile], *, num_new: int, started: float) -> LabelReport:
-    return LabelReport(
-        num_images=sum(file.num_rows for file in files),
-        num_new=num_new,
-        num_errors=sum(file.num_errors for file in files),
-        num_files=len(files),
-        elapsed_s=time.monotonic() - started,
-    )
-
-
-def _refuse_empty(files: Sequence[File], uris: Sequence[str]) -> None:
-    if not any(shards.index([file.uri], allow_empty=True) for file in files):
-        raise ValueError(f"{', '.join(uris)}: the shards hold no image")
-
-
-def _identity(provenance: Provenance, inputs: Sequence[File]) -> dict[str, str]:
-    """What must be the same for a job to go on with a folder: its rows would differ else."""
-    listing = "".join(f"{file.uri} {file.size_bytes}\n" for file in inputs)
-    return {
-        "checkpoint_sha256": provenance.checkpoint_sha256,
-        "config_sha256": provenance.config_sha256,
-        "input_sha256": hashlib.sha256(listing.encode()).hexdigest(),
-        "package_version": __version__,
-        # An evaluation may have stored another one since: the config says "auto" either way.
-        "threshold": f"{provenance.threshold_source} {provenance.threshold}",
-    }
-
-
-def load_model(loaded: Checkpoint, uri: str) -> C2AM:
-    """The checkpoint's model in evaluation mode.
-
-    Raises:
-        CheckpointError: it holds another method or architecture; names the URI.
-    """
-    if loaded.method != "c2am":
-        raise CheckpointError(f"{uri}: method {loaded.method!r} has no activation map to label by")
-    try:
-        model = C2AM(build_encoder(loaded.encoder))
-        model.load_state_dict(loaded.model)
-    except (ValueError, RuntimeError) as error:
-        raise CheckpointError(
-            f"{uri}: the weights are not those of a C2AM with {loaded.encoder}: {error}"
-        ) from error
-    return model.eval()
-
-
-def _resolve(config: LabelConfig, loaded: Checkpoint) -> LabelConfig:
+def _resolve(config: LabelConfig, source: Source) -> LabelConfig:
     """The config with what the checkpoint decides filled in and local paths made absolute."""
+    is_name = config.encoder is not None and is_weights_name(config.checkpoint)
+    is_file = config.class_names not in ("", models.SHARD_LABELS)
     return dataclasses.replace(
         config,
-        size_px=config.size_px or loaded.crop_px,
-        checkpoint=storage.absolute(config.checkpoint),
+        method=localizers.choose(config, source),
+        size_px=config.size_px or source.loaded.crop_px,
+        checkpoint=config.checkpoint if is_name else storage.absolute(config.checkpoint),
+        class_names=storage.absolute(config.class_names) if is_file else config.class_names,
         input=tuple(storage.absolute(uri) for uri in config.input),
         output=storage.absolute(config.output),
     )
 
 
-def _provenance(config: LabelConfig, folder: str, loaded: Checkpoint, sha256: str) -> Provenance:
-    for doubt in doubts(loaded.polarity_margin, loaded.border_lock):
-        logger.warning("%s: %s", folder, doubt)
-    threshold, source = _threshold(config, folder)
+def _provenance(config: LabelConfig, source: Source) -> Provenance:
+    loaded, is_c2am = source.loaded, config.method == "c2am"
+    for doubt in doubts(loaded.polarity_margin, loaded.border_lock) if is_c2am else ():
+        logger.warning("%s: %s", source.uri, doubt)
+    threshold, threshold_source = _threshold(config, source.uri)
     # Where rows go, how many actors make them and how many may fail changes nothing in them.
     config = dataclasses.replace(
         config, output="", num_actors=None, use_gpu=None, max_error_fraction=1.0
     )
     return Provenance(
-        method=loaded.method,
+        method=config.method,
         threshold=threshold,
-        threshold_source=source,
-        polarity=Polarity(loaded.polarity),
-        polarity_margin=loaded.polarity_margin,
-        checkpoint_sha256=sha256,
+        threshold_source=threshold_source,
+        polarity=Polarity(loaded.polarity) if is_c2am else None,
+        polarity_margin=loaded.polarity_margin if is_c2am else None,
+        checkpoint_sha256=source.sha256,
         config_json=to_json(config),
         config_sha256=digest(config),
     )
@@ -227,6 +219,10 @@ def _threshold(config: LabelConfig, folder: str) -> tuple[float | None, str]:
     if not isinstance(config.threshold, str):
         return config.threshold, "given"
     uri = storage.join(folder, "threshold.json")
+    if config.method == "psol":
+        return None, ""
+    if config.threshold == "auto" and config.method == "ddt":
+        return 0.0, DDT_RULE  # whatever an evaluation found for the checkpoint's own method
     if config.threshold == "otsu" or (config.threshold == "auto" and not storage.exists(uri)):
         return None, "otsu"
     try:

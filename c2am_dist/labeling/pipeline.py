@@ -2,8 +2,8 @@
 
 import dataclasses
 import functools
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, Protocol
 
 import pyarrow as pa
 import ray
@@ -15,9 +15,8 @@ from c2am_dist.config import LabelConfig
 from c2am_dist.data import placement
 from c2am_dist.data.shards import RowGroup
 from c2am_dist.forecast import Cluster, Forecast, ImageSet, Workers, labeling
-from c2am_dist.labeling.batches import pack, unpack
-from c2am_dist.labeling.stages import ModelActor, Provenance, decode_run, label_rows
-from c2am_dist.method.c2am import C2AM
+from c2am_dist.labeling.batches import Batch, pack, unpack
+from c2am_dist.labeling.stages import BatchActor, Decoding, decode_run
 from c2am_dist.method.flops import footprint
 
 RUN_BATCHES = 8
@@ -36,37 +35,54 @@ them. At most so many, since the driver holds 7 kB a shard of its row groups (me
 some kB of each of its runs that is planned."""
 
 
-def stream(
-    row_groups: Sequence[RowGroup],
-    config: LabelConfig,
-    provenance: Provenance,
-    model: "ray.ObjectRef[C2AM]",
-) -> ray.data.Dataset:
-    """Label rows in the order of the input; no block holds rows of two shards."""
-    sizes_px = _sizes_px(config)
-    runs = list(_runs(row_groups, min_rows=RUN_BATCHES * config.batch_size))
-    decode_batches = functools.partial(
-        decode,
-        sizes_px=sizes_px,
-        batch_size=config.batch_size,
-        max_pixels=config.max_megapixels * 1e6,
-    )
-    label_batches = functools.partial(label, config=config, provenance=provenance)
-    shares = find_resources(config)
+class Shares(Protocol):
+    """What a job says of its share of the cluster."""
+
+    @property
+    def num_actors(self) -> int | None: ...
+
+    @property
+    def use_gpu(self) -> bool | None: ...
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class Work:
+    """What a job does to every image, and what its files say: all in which jobs differ."""
+
+    decoding: Decoding
+    actor: Callable[..., BatchActor]
+    """Made with ``arguments`` on each actor; turns the pixels of a batch into what is found."""
+    arguments: tuple[Any, ...]
+    rows: Callable[[Batch], pa.Table]
+    """The rows of a batch."""
+    schema: pa.Schema
+    metadata: Mapping[str, str]
+    """Of every file."""
+    shares: Shares
+
+
+def stream(row_groups: Sequence[RowGroup], work: Work) -> ray.data.Dataset:
+    """A job's rows in the order of the input; no block holds rows of two shards."""
+    batch_size, sizes_px = work.decoding.batch_size, work.decoding.sizes_px
+    runs = list(_runs(row_groups, min_rows=RUN_BATCHES * batch_size))
+    shares = find_resources(work.shares)
     dataset = ray.data.from_items(runs, override_num_blocks=len(runs))
     dataset.context.execution_options.preserve_order = True
     dataset.context.target_max_block_size = _block_bytes(
-        sizes_px, config.batch_size, at_most=min(BLOCK_BYTES, _store_bytes() // STORE_BLOCKS)
+        sizes_px, batch_size, at_most=min(BLOCK_BYTES, _store_bytes() // STORE_BLOCKS)
     )
     if shares.actor_gpus:
         placement.prefer_nodes_without_gpu(dataset)
     return (
         dataset.map_batches(
-            decode_batches, batch_size=None, batch_format="pyarrow", num_cpus=shares.decode_cpus
+            functools.partial(decode, decoding=work.decoding),
+            batch_size=None,
+            batch_format="pyarrow",
+            num_cpus=shares.decode_cpus,
         )
         .map_batches(
             Forward,
-            fn_constructor_args=(model, config, provenance.polarity),
+            fn_constructor_args=(work.actor, work.arguments),
             batch_size=1,  # row, that is a batch
             batch_format="pyarrow",
             compute=ray.data.ActorPoolStrategy(size=min(shares.num_actors, len(runs))),
@@ -74,7 +90,7 @@ def stream(
             num_gpus=shares.actor_gpus,
         )
         .map_batches(
-            label_batches,
+            functools.partial(make_rows, rows=work.rows),
             batch_size=None,
             batch_format="pyarrow",
             compute=ray.data.TaskPoolStrategy(size=min(shares.row_tasks, len(runs))),
@@ -83,29 +99,48 @@ def stream(
     )
 
 
-def decode(run: pa.Table, **options: Any) -> Iterator[pa.Table]:
+def decode(run: pa.Table, *, decoding: Decoding) -> Iterator[pa.Table]:
     """:func:`decode_run`, a row a batch."""
-    yield from map(pack, decode_run(run, **options))
+    yield from map(pack, decode_run(run, decoding))
 
 
-class Forward(ModelActor):
-    """:class:`ModelActor` on a row that is a batch."""
+class Forward:
+    """A job's actor on rows that are a batch each."""
 
-    def __call__(self, row: pa.Table) -> pa.Table:  # type: ignore[override]
+    def __init__(self, actor: Callable[..., BatchActor], arguments: tuple[Any, ...]) -> None:
+        self._actor = actor(*arguments)
+
+    def __call__(self, row: pa.Table) -> pa.Table:
         (batch,) = unpack(row)
-        return pack(super().__call__(batch))
+        return pack(self._actor(batch))
 
 
-def label(rows: pa.Table, **options: Any) -> pa.Table:
-    """:func:`label_rows` of rows that are batches each."""
-    return pa.concat_tables(label_rows(batch, **options) for batch in unpack(rows))
+def make_rows(batches: pa.Table, *, rows: Callable[[Batch], pa.Table]) -> pa.Table:
+    """The rows of batches, which are a row each."""
+    return pa.concat_tables(rows(batch) for batch in unpack(batches))
 
 
 def forecast(
-    images: ImageSet, config: LabelConfig, encoder: str, plan: PlanConfig, cluster: Cluster
+    images: ImageSet,
+    config: LabelConfig,
+    encoder: str,
+    plan: PlanConfig,
+    cluster: Cluster,
+    *,
+    flops_of: Callable[[int], float] | None = None,
 ) -> Forecast:
-    """What the stream would take to label these images."""
-    sizes_px = _sizes_px(config)
+    """What the stream would take to label these images.
+
+    Args:
+        images: to label.
+        config: of the job.
+        encoder: the model's.
+        plan: what is assumed.
+        cluster: what it runs on.
+        flops_of: those of the model on one image by its side; C2AM's if None.
+    """
+    sizes_px = config.sizes_px
+    flops_of = flops_of or (lambda px: footprint(encoder, px).flops)
     shares = _resources(
         config.num_actors, config.use_gpu, cpus=cluster.num_cpus, gpus=cluster.num_gpus
     )
@@ -116,7 +151,7 @@ def forecast(
         cluster=cluster,
         plan=plan,
     )
-    flops = (1 + config.flip) * sum(footprint(encoder, px).flops for px in sizes_px)
+    flops = (1 + config.flip) * sum(map(flops_of, sizes_px))
     store_bytes = (cluster.store_bytes or 2**60) // cluster.num_machines
     at_most = min(BLOCK_BYTES, store_bytes // STORE_BLOCKS)
     block_bytes = _block_bytes(sizes_px, config.batch_size, at_most=at_most)
@@ -134,11 +169,6 @@ def forecast(
 def lot_shards(num_actors: int) -> int:
     """How many shards to label in one execution."""
     return min(LOT_SHARDS_AT_MOST, max(LOT_SHARDS, LOT_SHARDS_AN_ACTOR * num_actors))
-
-
-def _sizes_px(config: LabelConfig) -> list[int]:
-    assert config.size_px is not None
-    return [max(32, round(config.size_px * scale)) for scale in config.scales]
 
 
 def _runs(row_groups: Sequence[RowGroup], *, min_rows: int) -> Iterator[dict[str, Any]]:
@@ -184,11 +214,11 @@ class Resources:
     that waited for them in turn stood still (seen on two CPUs)."""
 
 
-def find_resources(config: LabelConfig) -> Resources:
+def find_resources(shares: Shares) -> Resources:
     """Shares of the cluster as it is now; raises as :func:`_resources`."""
     cluster = ray.cluster_resources()
     cpus, gpus = int(cluster.get("CPU", 0)), cluster.get("GPU", 0)
-    return _resources(config.num_actors, config.use_gpu, cpus=cpus, gpus=gpus)
+    return _resources(shares.num_actors, shares.use_gpu, cpus=cpus, gpus=gpus)
 
 
 def _resources(

@@ -9,7 +9,7 @@ and the order is preserved.
 import hashlib
 import itertools
 from collections import Counter, deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import pyarrow as pa
@@ -18,14 +18,12 @@ import ray
 import ray.data
 from tqdm import tqdm
 
-from c2am_dist import __version__, names, schema, storage
-from c2am_dist.config import LabelConfig
+from c2am_dist import names, storage
 from c2am_dist.data import shards
 from c2am_dist.data.label_set import LabelFile
 from c2am_dist.data.shards import RowGroup
 from c2am_dist.labeling import pipeline
-from c2am_dist.labeling.stages import Provenance
-from c2am_dist.method.c2am import C2AM
+from c2am_dist.labeling.pipeline import Work
 from c2am_dist.storage import File
 
 WRITES_IN_FLIGHT = 4
@@ -69,16 +67,20 @@ def split_done(planned: Sequence[PlannedFile]) -> tuple[list[PlannedFile], list[
     return done, [file for file in planned if file.uri not in there]
 
 
-def check(done: Sequence[PlannedFile], provenance: Provenance) -> list[LabelFile]:
+def check(done: Sequence[PlannedFile], metadata: Mapping[str, str]) -> list[LabelFile]:
     """What ``_SUCCESS`` lists of label files that an earlier job has finished.
+
+    Args:
+        done: the files.
+        metadata: of the job's files, of which the digests must agree.
 
     Raises:
         ValueError: a file is not a label file of this checkpoint and config; names it.
     """
-    digests = (provenance.checkpoint_sha256, provenance.config_sha256)
+    digests = {name: value for name, value in metadata.items() if name.endswith("_sha256")}
     checking, found = deque[ray.ObjectRef](), []
     for file in done:
-        checking.append(_describe.remote(file, *digests))
+        checking.append(_describe.remote(file, digests))
         if len(checking) > CHECKS_IN_FLIGHT:
             found.append(ray.get(checking.popleft()))
     return found + ray.get(list(checking))
@@ -90,25 +92,19 @@ def index(file: PlannedFile) -> list[RowGroup]:
 
 
 def label_shards(
-    files: Sequence[PlannedFile],
-    row_groups: Sequence[RowGroup],
-    config: LabelConfig,
-    provenance: Provenance,
-    model: "ray.ObjectRef[C2AM]",
+    files: Sequence[PlannedFile], row_groups: Sequence[RowGroup], work: Work
 ) -> list[LabelFile]:
     """Labels shards and writes each label file once its last block is there.
 
     Args:
         files: the shards.
         row_groups: theirs, in this order.
-        config: of the job.
-        provenance: what its rows have in common.
-        model: reference to the model.
+        work: what labeling them is.
     """
     num_rows = Counter({file.shard: 0 for file in files})
     for group in row_groups:
         num_rows[group.uri] += group.num_rows
-    blocks = _blocks(row_groups, config, provenance, model)
+    blocks = _blocks(row_groups, work)
     written, writing = [], deque[ray.ObjectRef]()
     with tqdm(total=num_rows.total(), unit=" images", disable=None) as progress:
         for file in files:
@@ -119,39 +115,29 @@ def label_shards(
                 num_missing -= num_block_rows
                 progress.update(num_block_rows)
             assert num_missing == 0, "a block spans two shards"
-            writing.append(_write_file.remote(file, provenance, *refs))
+            writing.append(_write_file.remote(file, work.schema, work.metadata, *refs))
             if len(writing) > WRITES_IN_FLIGHT:
                 written.append(ray.get(writing.popleft()))
     assert next(blocks, None) is None, "more rows than images"
     return written + ray.get(list(writing))
 
 
-def _blocks(
-    row_groups: Sequence[RowGroup],
-    config: LabelConfig,
-    provenance: Provenance,
-    model: "ray.ObjectRef[C2AM]",
-) -> Iterator[tuple[Any, int]]:
+def _blocks(row_groups: Sequence[RowGroup], work: Work) -> Iterator[tuple[Any, int]]:
     """References to the blocks of label rows, in order, and how many rows each has."""
     if not row_groups:
         return
-    dataset = pipeline.stream(row_groups, config, provenance, model)
-    for bundle in dataset.iter_internal_ref_bundles():
+    for bundle in pipeline.stream(row_groups, work).iter_internal_ref_bundles():
         for entry in bundle.blocks:
             yield entry.ref, entry.metadata.num_rows or 0
 
 
 # It mostly waits for storage, whose hiccups are worth another try: writing is idempotent.
 @ray.remote(num_cpus=pipeline.SOME_CPU, retry_exceptions=[OSError])  # type: ignore
-def _write_file(file: PlannedFile, provenance: Provenance, *blocks: pa.Table) -> LabelFile:
-    metadata = {
-        "c2am_dist.method": provenance.method,
-        "c2am_dist.config": provenance.config_json,
-        "c2am_dist.config_sha256": provenance.config_sha256,
-        "c2am_dist.checkpoint_sha256": provenance.checkpoint_sha256,
-        "c2am_dist.package_version": __version__,
-    }
-    table = pa.concat_tables([block.cast(schema.LABELS) for block in blocks] or [_EMPTY])
+def _write_file(
+    file: PlannedFile, schema: pa.Schema, metadata: Mapping[str, str], *blocks: pa.Table
+) -> LabelFile:
+    tables = [block.cast(schema) for block in blocks] or [schema.empty_table()]
+    table = pa.concat_tables(tables)
     # One chunk, since Parquet's pages end where chunks do: the same rows are the same bytes.
     table = table.combine_chunks().replace_schema_metadata(metadata)
     buffer = pa.BufferOutputStream()
@@ -161,11 +147,8 @@ def _write_file(file: PlannedFile, provenance: Provenance, *blocks: pa.Table) ->
     return _label_file(file.name, table, data)
 
 
-_EMPTY = schema.LABELS.empty_table()
-
-
 @ray.remote(num_cpus=0.5, retry_exceptions=[OSError])  # type: ignore
-def _describe(file: PlannedFile, checkpoint_sha256: str, config_sha256: str) -> LabelFile:
+def _describe(file: PlannedFile, digests: Mapping[str, str]) -> LabelFile:
     data = storage.read_bytes(file.uri)
     try:
         with pq.ParquetFile(pa.BufferReader(data)) as parquet:
@@ -173,12 +156,13 @@ def _describe(file: PlannedFile, checkpoint_sha256: str, config_sha256: str) -> 
             table = parquet.read(columns=["image_id", "error"])
     except (pa.ArrowInvalid, OSError) as error:
         raise ValueError(f"{file.uri}: not a label file ({error})") from error
-    expected = {"checkpoint_sha256": checkpoint_sha256, "config_sha256": config_sha256}
-    for name, value in expected.items():
-        actual = metadata.get(f"c2am_dist.{name}".encode(), b"").decode(errors="replace")
+    for name, value in digests.items():
+        actual = metadata.get(name.encode(), b"").decode(errors="replace")
         if actual != value:
             shown = repr(actual[:80]) if actual else "absent"
-            raise ValueError(f"{file.uri}: its {name} is {shown}, not {value}")
+            raise ValueError(
+                f"{file.uri}: its {name.removeprefix('c2am_dist.')} is {shown}, not {value}"
+            )
     return _label_file(file.name, table, data)
 
 

@@ -132,14 +132,20 @@ def _picture(row: Row, data: bytes, keep: Callable[[int, bytes], str]) -> Item:
     return Item(keep(row.place, simplejpeg.encode_jpeg(small, quality=_JPEG_QUALITY)), size, None)
 
 
+_FACTORS = {
+    "norm_map": "norm of the features, stretched",
+    "similarity_map": "similarity to the class (half is none)",
+}
+"""Columns of a decomposition, and what a report calls them."""
 Grid = dict[str, Any]
 """width, height and ``data``: a byte a cell, row by row, in base64."""
 
 
 def _maps(uri: str, wanted: dict[str, Row]) -> dict[str, dict[str, Any]]:
-    """Map, its maximum and the cue of each wanted row of a label file; None where not stored."""
+    """Map, its maximum, the cue and what else is stored of each wanted row of a label file."""
     there = shards.read_schema(uri).names
-    columns = [name for name in ("image_id", "activation_map", "background_cue") if name in there]
+    wanted_columns = ("image_id", "activation_map", "background_cue", *schema.LATER_LABEL_COLUMNS)
+    columns = [name for name in wanted_columns if name in there]
     found: dict[str, dict[str, Any]] = {}
     for group in rows.groups(uri):
         ids = set(shards.read(group, ["image_id"], schema.LABELS)["image_id"].to_pylist())
@@ -153,7 +159,9 @@ def _maps(uri: str, wanted: dict[str, Row]) -> dict[str, dict[str, Any]]:
 
 def _grids(label: dict[str, Any]) -> dict[str, Any]:
     stored, cue = label.get("activation_map"), label.get("background_cue")
+    factors = {text: data for name, text in _FACTORS.items() if (data := label.get(name))}
     try:
+        parts = [[text, _grid(images.decode_png16(data))] for text, data in factors.items()]
         activation = None if stored is None else images.decode_png16(stored)
         background = None if cue is None else images.decode_png8(cue)
     except images.ImageError as error:
@@ -163,6 +171,8 @@ def _grids(label: dict[str, Any]) -> dict[str, Any]:
         "map": None if activation is None else _grid(activation / (peak or 1.0)),
         "peak": peak,
         "cue": None if background is None else _grid(background),
+        "factors": parts,
+        "shows": label.get("class_name") and page.shown(label["class_name"]),
     }
 
 

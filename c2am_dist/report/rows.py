@@ -14,7 +14,9 @@ from c2am_dist.method import boxes
 
 Box = tuple[int, int, int, int]
 _COLUMNS = [
-    name for name in schema.LABELS.names if name not in ("activation_map", "background_cue")
+    name
+    for name in schema.LABELS.names
+    if name not in ("activation_map", "background_cue", *schema.LATER_LABEL_COLUMNS)
 ]
 
 

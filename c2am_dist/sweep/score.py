@@ -20,8 +20,9 @@ from c2am_dist.evaluation import inputs
 from c2am_dist.evaluation.figures import summarise
 from c2am_dist.evaluation.inputs import Annotations
 from c2am_dist.evaluation.tally import Tally
-from c2am_dist.labeling.job import load_model
-from c2am_dist.labeling.stages import ModelActor, Provenance, decode_run, label_rows
+from c2am_dist.labeling.localizers import C2AMLocalizer
+from c2am_dist.labeling.models import filled
+from c2am_dist.labeling.stages import Decoding, ModelActor, Provenance, decode_run, label_rows
 from c2am_dist.method.activation import Polarity
 from c2am_dist.method.boxes import iou
 
@@ -100,7 +101,8 @@ class Scorer:
         polarity = Polarity(loaded.polarity)
         config = LabelConfig(size_px=loaded.crop_px)
         num_threads = len(os.sched_getaffinity(0))
-        forward = ModelActor(ray.put(load_model(loaded, uri)), config, polarity, num_threads)
+        localizer = C2AMLocalizer(filled(loaded, uri), polarity)
+        forward = ModelActor(ray.put(localizer), config, num_threads)
         provenance = Provenance(
             method=loaded.method,
             threshold=None,
@@ -130,9 +132,11 @@ class Scorer:
                 for group in self._images.row_groups
                 for block in decode_run(
                     _run(group),
-                    sizes_px=[size_px],
-                    batch_size=batch_size,
-                    max_pixels=self._images.max_megapixels * 1e6,
+                    Decoding(
+                        sizes_px=(size_px,),
+                        batch_size=batch_size,
+                        max_pixels=self._images.max_megapixels * 1e6,
+                    ),
                 )
             ]
             self._size_px = size_px

@@ -9,7 +9,8 @@ from c2am_dist import storage
 from c2am_dist.config import LabelConfig
 from c2am_dist.data import shards
 from c2am_dist.data.shards import RowGroup
-from c2am_dist.labeling.stages import ModelActor, decode_run
+from c2am_dist.labeling.localizers import C2AMLocalizer
+from c2am_dist.labeling.stages import Decoding, ModelActor, decode_run
 from c2am_dist.method.activation import Polarity
 from tests.checkpoints import random_c2am
 from tests.fault_proxy import FaultProxy
@@ -20,7 +21,7 @@ def test_with_flip_a_mirrored_image_has_the_mirrored_map(ray_cluster: None):
     import ray
 
     config = LabelConfig(scales=(1.0, 1.5), flip=True, batch_size=4)
-    actor = ModelActor(ray.put(random_c2am()), config, Polarity.FOREGROUND)
+    actor = ModelActor(ray.put(C2AMLocalizer(random_c2am(), Polarity.FOREGROUND)), config)
     rng = np.random.default_rng(0)
     pixels = [rng.integers(0, 256, (3, px, px, 3), np.uint8) for px in (64, 96)]
     maps, mirrored = (
@@ -35,7 +36,9 @@ def test_with_flip_a_mirrored_image_has_the_mirrored_map(ray_cluster: None):
 def test_maps_do_not_depend_on_the_threads_that_ray_would_give(ray_cluster: None):
     import ray
 
-    actor = ModelActor(ray.put(random_c2am()), LabelConfig(batch_size=4), Polarity.FOREGROUND)
+    actor = ModelActor(
+        ray.put(C2AMLocalizer(random_c2am(), Polarity.FOREGROUND)), LabelConfig(batch_size=4)
+    )
     pixels = np.random.default_rng(0).integers(0, 256, (4, 128, 128, 3), np.uint8)
     before, maps = torch.get_num_threads(), []
     try:
@@ -52,7 +55,7 @@ def test_runs_are_decoded_in_whole_batches_across_row_groups(tmp_path: Path):
     images = {f"{i}": photo(i) for i in range(19)}
     shard = write_shard(tmp_path / "s.parquet", images, row_group_size=3)
     run = pa.table({"uri": [str(shard)], "indices": [list(range(7))], "num_rows": [19]})
-    batches = list(decode_run(run, sizes_px=[32, 64], batch_size=8, max_pixels=1e6))
+    batches = list(decode_run(run, Decoding(sizes_px=(32, 64), batch_size=8, max_pixels=1e6)))
     assert [len(batch["image_id"]) for batch in batches] == [8, 8, 3]
     assert np.concatenate([b["image_id"] for b in batches]).tolist() == list(images)
     assert batches[2]["pixels_1"].shape == (3, 64, 64, 3)
@@ -65,7 +68,7 @@ def test_the_next_row_group_is_read_while_one_is_decoded(
     uri = f"{bucket}/s.parquet"
     storage.write_bytes(uri, shard.read_bytes())
     run = pa.table({"uri": [uri], "indices": [[0, 1]], "num_rows": [8]})
-    batches = decode_run(run, sizes_px=[32], batch_size=4, max_pixels=1e6)
+    batches = decode_run(run, Decoding(sizes_px=(32,), batch_size=4, max_pixels=1e6))
     proxy.clear()
     shards.read(RowGroup(uri, 0, num_rows=4), ["image_id", "image"])
     of_a_group = len(proxy.requests)

@@ -49,6 +49,20 @@ def test_a_stored_cue_is_handed_on_and_large_maps_become_small(tmp_path: Path):
     assert set(base64.b64decode(row["cue"]["data"])) == {128}  # each cell is two of both
 
 
+def test_the_factors_of_a_class_activation_map_and_its_class_are_handed_on(tmp_path: Path):
+    factors = {
+        "norm_map": images.encode_png16(np.eye(4, dtype=np.float32)),
+        "similarity_map": images.encode_png16(np.full((4, 4), 0.5, np.float32)),
+    }
+    made = write_set(tmp_path, 1, label=lambda r: r | factors | {"class_name": "<cat>"})
+    make(tmp_path / "report", **of(made))
+    (row,) = shown(tmp_path / "report")
+    (norm, grid), (similarity, _) = row["factors"]
+    assert "norm" in norm and "similarity" in similarity and row["shows"] == "<cat>"
+    cells = np.frombuffer(base64.b64decode(grid["data"]), np.uint8).reshape(4, 4)
+    assert (cells == 255 * np.eye(4)).all()
+
+
 def test_pictures_are_small_upright_and_without_metadata(tmp_path: Path):
     exif = (
         b"\xff\xe1\x00\x22Exif\0\0MM\0*\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01\0\x06\0\0\0\0\0\0"

@@ -121,6 +121,7 @@ function stack(row, has) {
     ? element("img", { src: row.picture, alt: "", loading: "lazy", decoding: "async" })
     : element("span", { class: "none" }, "no picture"));
   if (has.map && row.map) made.append(canvas(row.map, "map", heat));
+  if (has.grid) made.append(canvas(has.grid, "map", heat));
   if (has.cue && row.map) made.append(cueOf(row, has.onlyCue ? grey : cover));
   if (has.boxes || has.truths) made.append(boxesOf(row, has));
   return made;
@@ -216,8 +217,9 @@ function open(index) {
     panel("image", only({})),
     ...(row.map ? [panel("activation map", only({ map: true })),
       panel("background cue (white is background)", only({ cue: true, onlyCue: true }))] : []),
+    ...row.factors.map(([text, grid]) => panel(text, only({ grid }))),
     panel("pseudo boxes (solid), ground truth (dashed)", only({ boxes: true, truths: true })));
-  const facts = { "class": row.label, "size": `${row.width} × ${row.height} px`,
+  const facts = { "class": row.label, "class of the map": row.shows, "size": `${row.width} × ${row.height} px`,
     "IoU of the first box": figure(row.iou), "confidence": figure(row.confidence),
     "foreground fraction": figure(row.foreground), "threshold": figure(row.threshold),
     "scores of the boxes": row.scores.map(figure).join(", ") || "no box",
