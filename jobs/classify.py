@@ -12,9 +12,9 @@ def main() -> int:
     config = tyro.cli(ClassifyConfig, description=__doc__)
     config.check_complete()
     cli.init_ray()
-    from c2am_dist import labeling
+    from c2am_dist.labeling.classify import classify
 
-    report = labeling.classify(config)
+    report = classify(config)
     print(
         f"predictions: {config.output} ({report.num_images} images in {report.num_files} files, "
         f"{report.num_errors} with errors; {report.num_new} classified now, "

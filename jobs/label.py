@@ -11,14 +11,14 @@ def main() -> int:
     config.check_complete()
     if plan is not None:
         cluster = cli.find_cluster(plan)
-        from c2am_dist import labeling
+        from c2am_dist.labeling import job
 
-        print(labeling.dry_run(config, plan, cluster))
+        print(job.dry_run(config, plan, cluster))
         return 0
     cli.init_ray()
-    from c2am_dist import labeling
+    from c2am_dist.labeling import job
 
-    report = labeling.label(config)
+    report = job.label(config)
     print(
         f"labels: {config.output} ({report.num_images} images in {report.num_files} files, "
         f"{report.num_errors} with errors; {report.num_new} labeled now, "

@@ -119,7 +119,8 @@ def train(step: str, config: TrainConfig) -> str:
 
 def score(uri: str, checkpoint: str, folder: str) -> dict[str, dict[str, float]]:
     """Labels the held-out split and evaluates the labels; returns the metrics."""
-    from c2am_dist import evaluation, labeling
+    from c2am_dist import evaluation
+    from c2am_dist.labeling.job import label
 
     labels, shards = f"{folder}/labels", f"{uri}/shards/val"
     config = LabelConfig(
@@ -131,7 +132,7 @@ def score(uri: str, checkpoint: str, folder: str) -> dict[str, dict[str, float]]
         write_cues="map",
     )
     show("label the held-out split", "label.py", config, LabelConfig())
-    labeling.label(config)
+    label(config)
     scoring = EvaluateConfig(
         labels=(labels,), annotations=(shards,), output=f"{folder}/metrics.json"
     )

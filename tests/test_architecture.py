@@ -4,6 +4,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 PACKAGE = Path(__file__).resolve().parents[1] / "c2am_dist"
 
 
@@ -18,10 +20,17 @@ def test_every_checkpoint_is_loaded_as_weights_only():
         assert text.count("torch.load(") == text.count("weights_only=True)"), path
 
 
-def test_tasks_that_decode_do_not_load_torch():
-    """It would cost each of their processes three seconds, and the first batch as much."""
-    script = (
-        "import sys, c2am_dist.data.stream, c2am_dist.data.prepare; print('torch' in sys.modules)"
-    )
+@pytest.mark.parametrize(
+    ("modules", "absent"),
+    [
+        ("data.stream, c2am_dist.data.prepare", ("torch", "ray.train")),
+        ("labeling.decode, c2am_dist.labeling.rows", ("torch", "ray.train")),
+        ("labeling.files", ("torch", "ray.train", "numba")),
+        ("evaluation.tally", ("torch", "ray.train")),
+    ],
+)
+def test_tasks_load_only_what_they_need(modules: str, absent: tuple[str, ...]):
+    """Each of their processes would take seconds for the rest, and a job's start as much."""
+    script = f"import sys, c2am_dist.{modules}; print([n for n in {absent} if n in sys.modules])"
     result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
-    assert result.stdout == "False\n", result.stderr
+    assert result.stdout == "[]\n", result.stdout + result.stderr

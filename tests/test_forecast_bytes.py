@@ -14,8 +14,8 @@ from c2am_dist.config import LabelConfig, TrainConfig, override
 from c2am_dist.data import plan, shards, stream
 from c2am_dist.forecast import Cluster, Forecast
 from c2am_dist.labeling import pipeline
+from c2am_dist.labeling.decode import Decoding, decode_run
 from c2am_dist.labeling.job import _image_set
-from c2am_dist.labeling.stages import Decoding, decode_run
 from c2am_dist.training import dry_run
 from tests.fault_proxy import FaultProxy
 

@@ -8,7 +8,7 @@ import torch
 
 from c2am_dist import checkpoint
 from c2am_dist.config import LabelConfig, TrainConfig, override
-from c2am_dist.labeling import label
+from c2am_dist.labeling.job import label
 from c2am_dist.method.c2am import C2AM, c2am_loss
 from c2am_dist.method.encoders import build_encoder
 from c2am_dist.training import fit

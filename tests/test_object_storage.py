@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from c2am_dist import checkpoint, evaluation, labeling, storage
+from c2am_dist import checkpoint, evaluation, storage
 from c2am_dist.config import (
     EvaluateConfig,
     LabelConfig,
@@ -14,6 +14,7 @@ from c2am_dist.config import (
     override,
 )
 from c2am_dist.data import label_set, prepare, synthetic
+from c2am_dist.labeling.job import label
 from c2am_dist.training import fit
 from jobs.local_s3 import LocalS3
 from tests.conftest import BASE
@@ -34,7 +35,7 @@ def _label(trained: str, shards: str, output: str) -> None:
     config = LabelConfig(
         checkpoint=trained, input=(shards,), output=output, size_px=64, num_actors=1, flip=True
     )
-    assert labeling.label(config).num_new == NUM_IMAGES
+    assert label(config).num_new == NUM_IMAGES
 
 
 def test_every_job_reads_and_writes_an_object_store_and_no_secret(

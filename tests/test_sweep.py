@@ -13,7 +13,7 @@ import torch
 from c2am_dist import checkpoint
 from c2am_dist.config import EvaluateConfig, LabelConfig, TrainConfig, override
 from c2am_dist.evaluation import evaluate
-from c2am_dist.labeling import label
+from c2am_dist.labeling.job import label
 from c2am_dist.sweep import job, results
 from c2am_dist.sweep.score import FIGURES, Scorers
 from c2am_dist.sweep.spec import SweepConfig, plan

@@ -95,3 +95,9 @@ def _view(
         return crops.augment(image, crop_px=data.crop_px, flip=data.flip, rng=rng), None
     view = views.draw_view(rng, resize_px=data.resize_px, crop_px=data.crop_px, flip=data.flip)
     return images.cut_view(image, view), view
+
+
+def as_binary(array: np.ndarray) -> pa.Array:
+    """The array's bytes as one value, not copied."""
+    offsets = pa.py_buffer(np.array([0, array.nbytes]))
+    return pa.Array.from_buffers(pa.large_binary(), 1, [None, offsets, pa.py_buffer(array)])

@@ -12,15 +12,14 @@ to t*n + n - 1. Epochs follow each other in one execution, since starting one an
 import dataclasses
 import functools
 import itertools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, cast
 
 import numpy as np
 import pyarrow as pa
 import ray
 import ray.data
-import ray.train
-from ray.data import DataIterator, Dataset, ExecutionOptions, TaskPoolStrategy
+from ray.data import DataIterator, Dataset, TaskPoolStrategy
 
 from c2am_dist.config import DataConfig
 from c2am_dist.data import decode, placement, plan, shards
@@ -52,35 +51,6 @@ class Part:
     """float32, n 4: each image's pseudo box as the view shows it, relative (see views)."""
     is_visible: np.ndarray | None = None
     """bool, n: whether the view shows it at all."""
-
-
-def execution_options() -> ExecutionOptions:
-    """What the split relies on: blocks leave each operator in the order they entered it."""
-    return ExecutionOptions(preserve_order=True)
-
-
-class Feed(ray.train.DataConfig):
-    """Makes a run's stream whenever its workers (re)start, and deals it out among them.
-
-    Only then are known how many workers there are and the step to go on from, and Ray Train asks
-    here. Its own way would hand blocks to workers on the same node first, in another order.
-
-    Args:
-        make: the stream for so many workers.
-    """
-
-    def __init__(self, make: Callable[[int], Dataset]) -> None:
-        super().__init__()
-        self._make = make
-
-    def configure(
-        self, datasets: Any, world_size: int, *unused: Any, **also_unused: Any
-    ) -> list[dict[str, DataIterator]]:
-        """The split of every worker, under the names in ``datasets``, whose values are unused."""
-        dataset = self._make(world_size)
-        dataset.context.execution_options = execution_options()
-        splits = dataset.streaming_split(world_size, equal=True)
-        return [dict.fromkeys(datasets, split) for split in splits]
 
 
 def parts(
@@ -198,13 +168,13 @@ def _cut_chunk(
         )
         columns = {
             "step": pa.array([step]),
-            "pixels": as_binary(found.pixels),
+            "pixels": decode.as_binary(found.pixels),
             "is_replaced": pa.array([found.donors != np.arange(len(found.donors))]),
         }
         if labels is not None:
             columns["label"] = pa.array([labels[own][found.donors]])
         if found.boxes is not None and found.is_visible is not None:
-            columns["box"] = as_binary(found.boxes)
+            columns["box"] = decode.as_binary(found.boxes)
             columns["is_visible"] = pa.array([found.is_visible])
         yield pa.table(columns)
         start = own.stop
@@ -216,12 +186,6 @@ def _stored_boxes(chunk: Any) -> StoredBoxes:
         for name, width in (("box", 4), ("size", 2))
     )
     return StoredBoxes(edges, sizes)
-
-
-def as_binary(array: np.ndarray) -> pa.Array:
-    """The array's bytes as one value, not copied."""
-    offsets = pa.py_buffer(np.array([0, array.nbytes]))
-    return pa.Array.from_buffers(pa.large_binary(), 1, [None, offsets, pa.py_buffer(array)])
 
 
 def worker_parts(shard: DataIterator, *, crop_px: int, prefetch: int = 2) -> Iterator[Part]:

@@ -1,7 +1,4 @@
-"""Labeling: ``label(config)`` and ``classify(config)`` run jobs; ``stages.py`` is for workers."""
+"""Labeling: ``job.label(config)`` and ``classify.classify(config)`` run jobs.
 
-from c2am_dist.labeling.classify import classify
-from c2am_dist.labeling.folder import LabelReport
-from c2am_dist.labeling.job import dry_run, label
-
-__all__ = ["LabelReport", "classify", "dry_run", "label"]
+Nothing is imported here: tasks import this package, too, and most have no use for torch.
+"""

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import numpy as np
 import pyarrow as pa
 
-from c2am_dist.data.stream import as_binary
+from c2am_dist.data.decode import as_binary
 
 Batch = dict[str, np.ndarray]
 """Arrays over the images of a batch, by name: texts, or numbers of any shape."""

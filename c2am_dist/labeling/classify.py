@@ -7,11 +7,10 @@ import dataclasses
 import functools
 import json
 import time
-from collections.abc import Mapping, Sequence
-from typing import Any, Literal, NamedTuple
+from collections.abc import Sequence
+from typing import Literal, NamedTuple
 
 import numpy as np
-import pyarrow as pa
 import ray
 import torch
 from torch import nn
@@ -21,9 +20,10 @@ from c2am_dist.checkpoint import Checkpoint, CheckpointError
 from c2am_dist.config import ClassifyConfig, digest, to_json
 from c2am_dist.labeling import folder, labels, models
 from c2am_dist.labeling.batches import Batch
+from c2am_dist.labeling.decode import Decoding
 from c2am_dist.labeling.folder import LabelReport
 from c2am_dist.labeling.pipeline import Work
-from c2am_dist.labeling.stages import Decoding
+from c2am_dist.labeling.rows import prediction_rows
 from c2am_dist.method import encoders, torchvision_classifiers
 from c2am_dist.method.torchvision_classifiers import InputSpec
 from c2am_dist.storage import File
@@ -79,25 +79,6 @@ class ClassifyActor:
             )
         order, found = torchvision_classifiers.top_classes(probabilities, NUM_CLASSES)
         return order.cpu().numpy(), found.cpu().numpy()
-
-
-def prediction_rows(
-    block: Mapping[str, np.ndarray], *, classes: Sequence[str], common: Mapping[str, str]
-) -> pa.Table:
-    """The prediction rows of a block; ``common`` is what all rows hold."""
-    rows = []
-    for i, error in enumerate(block["error"]):
-        row: dict[str, Any] = {name: block[name][i] for name in ("image_id", "shard", "label")}
-        probabilities = block["probabilities"][i]
-        if not error and not np.isfinite(probabilities).all():
-            error = "the probabilities are not finite"
-        if error:
-            row["error"] = str(error)
-        else:
-            row["classes"] = [classes[index] for index in block["class_index"][i]]
-            row["probabilities"] = probabilities.tolist()
-        rows.append({**row, **common})
-    return pa.Table.from_pylist(rows, schema=schema.PREDICTIONS)
 
 
 def classify(config: ClassifyConfig) -> LabelReport:

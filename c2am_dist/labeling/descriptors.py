@@ -27,8 +27,8 @@ from c2am_dist.config import LabelConfig
 from c2am_dist.data import placement, shards
 from c2am_dist.labeling import pipeline
 from c2am_dist.labeling.batches import pack, unpack
+from c2am_dist.labeling.decode import COLUMNS, Decoding, decode_batch
 from c2am_dist.labeling.localizers import WHOLE_SET, needs_labels
-from c2am_dist.labeling.stages import COLUMNS, Decoding, decode_batch
 from c2am_dist.labeling.transforms import FILE, Transforms, from_bytes, to_bytes
 from c2am_dist.method import encoders
 from c2am_dist.method.ddt import DescriptorStats, DescriptorTransform, principal_component

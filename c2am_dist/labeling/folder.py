@@ -16,8 +16,8 @@ from c2am_dist import __version__, storage
 from c2am_dist.data import label_set, shards
 from c2am_dist.data.label_set import LabelFile
 from c2am_dist.labeling import pipeline, write
+from c2am_dist.labeling.files import PlannedFile
 from c2am_dist.labeling.pipeline import Work
-from c2am_dist.labeling.write import PlannedFile
 from c2am_dist.storage import File
 
 FOOTERS_AT_ONCE = 16

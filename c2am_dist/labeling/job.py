@@ -19,12 +19,13 @@ from c2am_dist.config import LabelConfig, digest, to_json
 from c2am_dist.data import shards
 from c2am_dist.forecast import Cluster, Forecast, ImageSet
 from c2am_dist.labeling import descriptors, folder, labels, localizers, models, pipeline, write
+from c2am_dist.labeling.actors import ModelActor
 from c2am_dist.labeling.descriptors import decoding_of
 from c2am_dist.labeling.folder import LabelReport
 from c2am_dist.labeling.models import Source
 from c2am_dist.labeling.pipeline import Work
-from c2am_dist.labeling.stages import DDT_RULE, ModelActor, Provenance, label_rows
-from c2am_dist.method.activation import Polarity, doubts
+from c2am_dist.labeling.rows import DDT_RULE, Provenance, label_rows
+from c2am_dist.method.activation import doubts
 from c2am_dist.method.ddt import MIN_IMAGES
 from c2am_dist.method.encoders import is_weights_name
 from c2am_dist.method.flops import forward_flops
@@ -206,7 +207,7 @@ def _provenance(config: LabelConfig, source: Source) -> Provenance:
         method=config.method,
         threshold=threshold,
         threshold_source=threshold_source,
-        polarity=Polarity(loaded.polarity) if is_c2am else None,
+        polarity=loaded.polarity if is_c2am else None,
         polarity_margin=loaded.polarity_margin if is_c2am else None,
         checkpoint_sha256=source.sha256,
         config_json=to_json(config),

@@ -15,17 +15,17 @@ from c2am_dist.config import LabelConfig
 from c2am_dist.data import placement
 from c2am_dist.data.shards import RowGroup
 from c2am_dist.forecast import Cluster, Forecast, ImageSet, Workers, labeling
-from c2am_dist.labeling.batches import Batch, pack, unpack
-from c2am_dist.labeling.stages import BatchActor, Decoding, decode_run
+from c2am_dist.labeling.actors import BatchActor, Forward
+from c2am_dist.labeling.batches import Batch
+from c2am_dist.labeling.decode import Decoding, decode
+from c2am_dist.labeling.files import SOME_CPU
+from c2am_dist.labeling.rows import make_rows
 from c2am_dist.method.flops import footprint
 
 RUN_BATCHES = 8
 """Batches a decode task reads at least, if its shard holds them: only its last is partial."""
 BLOCK_BYTES = 16 * 2**20
 """Decoded pixels to pass between tasks at a time: some ten milliseconds of copying."""
-SOME_CPU = 0.01
-"""Reserved by what needs no core of its own; nothing at all would let it run on a head node that
-offers no CPU, to be left alone."""
 STORE_BLOCKS = 64
 """Blocks that fit into a node's object store at least, where a batch is no larger; fewer were
 seen to spill while actors start and decoded blocks wait for them."""
@@ -97,27 +97,6 @@ def stream(row_groups: Sequence[RowGroup], work: Work) -> ray.data.Dataset:
             num_cpus=SOME_CPU,
         )
     )
-
-
-def decode(run: pa.Table, *, decoding: Decoding) -> Iterator[pa.Table]:
-    """:func:`decode_run`, a row a batch."""
-    yield from map(pack, decode_run(run, decoding))
-
-
-class Forward:
-    """A job's actor on rows that are a batch each."""
-
-    def __init__(self, actor: Callable[..., BatchActor], arguments: tuple[Any, ...]) -> None:
-        self._actor = actor(*arguments)
-
-    def __call__(self, row: pa.Table) -> pa.Table:
-        (batch,) = unpack(row)
-        return pack(self._actor(batch))
-
-
-def make_rows(batches: pa.Table, *, rows: Callable[[Batch], pa.Table]) -> pa.Table:
-    """The rows of batches, which are a row each."""
-    return pa.concat_tables(rows(batch) for batch in unpack(batches))
 
 
 def forecast(

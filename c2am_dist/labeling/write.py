@@ -6,14 +6,11 @@ task decodes a run of row groups of one shard, every later stage turns one block
 and the order is preserved.
 """
 
-import hashlib
 import itertools
 from collections import Counter, deque
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 import ray
 import ray.data
 from tqdm import tqdm
@@ -23,6 +20,7 @@ from c2am_dist.data import shards
 from c2am_dist.data.label_set import LabelFile
 from c2am_dist.data.shards import RowGroup
 from c2am_dist.labeling import pipeline
+from c2am_dist.labeling.files import PlannedFile, describe, write_file
 from c2am_dist.labeling.pipeline import Work
 from c2am_dist.storage import File
 
@@ -30,15 +28,6 @@ WRITES_IN_FLIGHT = 4
 """Label files written at once; more would let blocks pile up behind a slow store."""
 CHECKS_IN_FLIGHT = 64
 """Finished label files read back at once."""
-
-
-class PlannedFile(NamedTuple):
-    """A shard and where its labels go."""
-
-    shard: str
-    name: str
-    """Path of the label file below the folder."""
-    uri: str
 
 
 def plan(files: Sequence[File], output: str) -> list[PlannedFile]:
@@ -80,7 +69,7 @@ def check(done: Sequence[PlannedFile], metadata: Mapping[str, str]) -> list[Labe
     digests = {name: value for name, value in metadata.items() if name.endswith("_sha256")}
     checking, found = deque[ray.ObjectRef](), []
     for file in done:
-        checking.append(_describe.remote(file, digests))
+        checking.append(describe.remote(file, digests))
         if len(checking) > CHECKS_IN_FLIGHT:
             found.append(ray.get(checking.popleft()))
     return found + ray.get(list(checking))
@@ -115,7 +104,7 @@ def label_shards(
                 num_missing -= num_block_rows
                 progress.update(num_block_rows)
             assert num_missing == 0, "a block spans two shards"
-            writing.append(_write_file.remote(file, work.schema, work.metadata, *refs))
+            writing.append(write_file.remote(file, work.schema, work.metadata, *refs))
             if len(writing) > WRITES_IN_FLIGHT:
                 written.append(ray.get(writing.popleft()))
     assert next(blocks, None) is None, "more rows than images"
@@ -129,48 +118,3 @@ def _blocks(row_groups: Sequence[RowGroup], work: Work) -> Iterator[tuple[Any, i
     for bundle in pipeline.stream(row_groups, work).iter_internal_ref_bundles():
         for entry in bundle.blocks:
             yield entry.ref, entry.metadata.num_rows or 0
-
-
-# It mostly waits for storage, whose hiccups are worth another try: writing is idempotent.
-@ray.remote(num_cpus=pipeline.SOME_CPU, retry_exceptions=[OSError])  # type: ignore
-def _write_file(
-    file: PlannedFile, schema: pa.Schema, metadata: Mapping[str, str], *blocks: pa.Table
-) -> LabelFile:
-    tables = [block.cast(schema) for block in blocks] or [schema.empty_table()]
-    table = pa.concat_tables(tables)
-    # One chunk, since Parquet's pages end where chunks do: the same rows are the same bytes.
-    table = table.combine_chunks().replace_schema_metadata(metadata)
-    buffer = pa.BufferOutputStream()
-    pq.write_table(table, buffer, compression="zstd")
-    data = buffer.getvalue().to_pybytes()
-    storage.write_bytes(file.uri, data)
-    return _label_file(file.name, table, data)
-
-
-@ray.remote(num_cpus=0.5, retry_exceptions=[OSError])  # type: ignore
-def _describe(file: PlannedFile, digests: Mapping[str, str]) -> LabelFile:
-    data = storage.read_bytes(file.uri)
-    try:
-        with pq.ParquetFile(pa.BufferReader(data)) as parquet:
-            metadata = parquet.schema_arrow.metadata or {}
-            table = parquet.read(columns=["image_id", "error"])
-    except (pa.ArrowInvalid, OSError) as error:
-        raise ValueError(f"{file.uri}: not a label file ({error})") from error
-    for name, value in digests.items():
-        actual = metadata.get(name.encode(), b"").decode(errors="replace")
-        if actual != value:
-            shown = repr(actual[:80]) if actual else "absent"
-            raise ValueError(
-                f"{file.uri}: its {name.removeprefix('c2am_dist.')} is {shown}, not {value}"
-            )
-    return _label_file(file.name, table, data)
-
-
-def _label_file(name: str, table: pa.Table, data: bytes) -> LabelFile:
-    return LabelFile(
-        name=name,
-        num_rows=table.num_rows,
-        num_errors=table.num_rows - table["error"].null_count,
-        size_bytes=len(data),
-        sha256=hashlib.sha256(data).hexdigest(),
-    )

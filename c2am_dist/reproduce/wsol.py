@@ -15,7 +15,8 @@ from c2am_dist.config.reproduce import WsolConfig
 from c2am_dist.data import shards, stream
 from c2am_dist.evaluation import evaluate
 from c2am_dist.evaluation.job import Metrics
-from c2am_dist.labeling import classify, label
+from c2am_dist.labeling.classify import classify
+from c2am_dist.labeling.job import label
 from c2am_dist.reproduce import table
 from c2am_dist.reproduce.rows import Row, plan, trained, training
 from c2am_dist.reproduce.table import Result

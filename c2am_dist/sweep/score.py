@@ -20,9 +20,11 @@ from c2am_dist.evaluation import inputs
 from c2am_dist.evaluation.figures import summarise
 from c2am_dist.evaluation.inputs import Annotations
 from c2am_dist.evaluation.tally import Tally
+from c2am_dist.labeling.actors import ModelActor
+from c2am_dist.labeling.decode import Decoding, decode_run
 from c2am_dist.labeling.localizers import C2AMLocalizer
 from c2am_dist.labeling.models import filled
-from c2am_dist.labeling.stages import Decoding, ModelActor, Provenance, decode_run, label_rows
+from c2am_dist.labeling.rows import Provenance, label_rows
 from c2am_dist.method.activation import Polarity
 from c2am_dist.method.boxes import iou
 

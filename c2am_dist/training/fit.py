@@ -14,7 +14,7 @@ from ray.train.torch import TorchTrainer
 
 from c2am_dist import checkpoint, names, storage
 from c2am_dist.config import TrainConfig, flat, to_json
-from c2am_dist.data import plan, shards, stream
+from c2am_dist.data import feed, plan, shards, stream
 from c2am_dist.training import inputs, tracking
 from c2am_dist.training.failures import NoRepetition, TrainingStopped
 from c2am_dist.training.inputs import Inputs
@@ -150,7 +150,7 @@ def _trainer(job: Job, scratch: str) -> TorchTrainer:
         worker_loop,
         train_loop_config={"job": job},
         datasets={"train": _unused_dataset},
-        dataset_config=stream.Feed(functools.partial(_stream, job)),
+        dataset_config=feed.Feed(functools.partial(_stream, job)),
         torch_config=LoopbackTorchConfig(),
         scaling_config=scaling,
         run_config=ray.train.RunConfig(

@@ -18,6 +18,7 @@ import torch
 
 from c2am_dist.config import DataConfig
 from c2am_dist.data import decode, plan, shards, stream
+from c2am_dist.data import feed as feeds
 from c2am_dist.data.shards import RowGroup
 from tests.bench.cluster import local_ray
 from tests.bench.labeling import write_shards
@@ -85,7 +86,7 @@ def _dataloader(row_groups: Sequence[RowGroup], num_cores: int) -> float:
 def _stream(row_groups: Sequence[RowGroup]) -> tuple[float, float]:
     """Images a second once running, and seconds to the first batch."""
     num_images = sum(group.num_rows for group in row_groups)
-    feed = stream.Feed(
+    feed = feeds.Feed(
         lambda num_workers: stream.parts(
             row_groups,
             data=DATA,

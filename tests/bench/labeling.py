@@ -24,7 +24,7 @@ from c2am_dist import checkpoint
 from c2am_dist.checkpoint import Checkpoint
 from c2am_dist.config import LabelConfig
 from c2am_dist.data import shards
-from c2am_dist.labeling import label
+from c2am_dist.labeling.job import label
 from c2am_dist.method import encoders, images
 from c2am_dist.method.c2am import C2AM
 from c2am_dist.method.encoders import build_encoder

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from c2am_dist.config import LabelConfig
-from c2am_dist.labeling import label
+from c2am_dist.labeling.job import label
 from tests.bench.cluster import local_ray
 from tests.bench.labeling import PRECISION, save_model, write_shards
 

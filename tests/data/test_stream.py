@@ -9,7 +9,7 @@ import ray
 import ray.data
 
 from c2am_dist.config import DataConfig
-from c2am_dist.data import decode, plan, pseudo_boxes, shards, stream
+from c2am_dist.data import decode, feed, plan, pseudo_boxes, shards, stream
 from tests.images import write_shards
 from tests.labeled import Labeled, picture, write_set
 
@@ -50,7 +50,7 @@ def _global_batches(uri: str, *, num_workers: int, start_step: int = 0, classes=
             classes=classes,
         )
 
-    feeds = stream.Feed(make).configure({"train": None}, num_workers)
+    feeds = feed.Feed(make).configure({"train": None}, num_workers)
     per_worker = ray.get([_consume.remote(feed["train"]) for feed in feeds])
     steps = []
     for step, parts in enumerate(zip(*per_worker, strict=True), start_step):
@@ -99,7 +99,7 @@ def test_every_image_comes_with_its_own_box_also_after_a_resume(ray_cluster, tmp
             joined.row_groups, data=DATA, num_workers=num_workers, boxes=joined.boxes, **run
         )
 
-    feeds = stream.Feed(make).configure({"train": None}, 3)
+    feeds = feed.Feed(make).configure({"train": None}, 3)
     per_worker = ray.get([_consume.remote(feed["train"]) for feed in feeds])
     delivered = [list(parts) for parts in zip(*per_worker, strict=True)]
     windows = plan.Windows(row_groups=joined.row_groups, shuffle_images=DATA.shuffle_images, **run)

@@ -12,7 +12,8 @@ import pytest
 
 from c2am_dist import storage
 from c2am_dist.config import LabelConfig
-from c2am_dist.labeling import LabelReport, label
+from c2am_dist.labeling.folder import LabelReport
+from c2am_dist.labeling.job import label
 from tests.checkpoints import random_c2am, save_c2am
 from tests.files import ROOT
 from tests.labeling.sets import make_config, photo, write_shard

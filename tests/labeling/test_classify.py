@@ -11,7 +11,7 @@ import torchvision
 
 from c2am_dist import schema
 from c2am_dist.config import ClassifyConfig
-from c2am_dist.labeling import classify
+from c2am_dist.labeling.classify import classify
 from c2am_dist.method import encoders, images
 from tests.checkpoints import CROP_PX
 from tests.labeling.methods import CLASSES, network_input, random_classifier, save, write_labeled

@@ -12,7 +12,7 @@ import pytest
 import ray
 
 from c2am_dist.data import label_set
-from c2am_dist.labeling import label
+from c2am_dist.labeling.job import label
 from tests.images import write_shards
 from tests.labeling.sets import make_config
 from tests.processes import Job, own_processes

@@ -14,7 +14,9 @@ from c2am_dist.assumptions import PlanConfig
 from c2am_dist.config import LabelConfig
 from c2am_dist.data import label_set
 from c2am_dist.forecast import Cluster
-from c2am_dist.labeling import LabelReport, dry_run, label, pipeline
+from c2am_dist.labeling import pipeline
+from c2am_dist.labeling.folder import LabelReport
+from c2am_dist.labeling.job import dry_run, label
 from tests.labeling.sets import read_labels
 
 

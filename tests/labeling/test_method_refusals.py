@@ -7,8 +7,10 @@ import pytest
 import torch
 
 from c2am_dist.config import ClassifyConfig
-from c2am_dist.labeling import classify, label, models
+from c2am_dist.labeling import models
+from c2am_dist.labeling.classify import classify
 from c2am_dist.labeling.descriptors import plan_units
+from c2am_dist.labeling.job import label
 from tests.labeling.methods import random_classifier, random_regressor, save, write_labeled
 from tests.labeling.sets import make_config, photo, write_shard
 

@@ -11,8 +11,8 @@ import torch
 
 from c2am_dist import schema
 from c2am_dist.config import LabelConfig
-from c2am_dist.labeling import label
-from c2am_dist.method import bridging, cam, ddt, views
+from c2am_dist.labeling.job import label
+from c2am_dist.method import bridging, cam, components, ddt, views
 from c2am_dist.method.encoders import build_encoder
 from c2am_dist.method.images import decode_png16
 from tests.checkpoints import CROP_PX
@@ -145,7 +145,7 @@ def _assert_heat(rows: dict[str, dict[str, Any]], by_class: dict[str, list[bytes
         np.testing.assert_allclose(decode_png16(row["activation_map"]), expected, atol=1e-3)
         size = (row["height"], row["width"])
         boxes = [[box[k] for k in ("x0", "y0", "x1", "y1")] for box in row["pseudo_boxes"]]
-        assert boxes == ddt.ddt_box(heat[0, 0].numpy(), size).tolist()
+        assert boxes == components.component_box(heat[0, 0].numpy(), size).tolist()
         assert (row["threshold"], row["threshold_source"]) == (0.0, "ddt")
 
 

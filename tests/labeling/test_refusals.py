@@ -10,7 +10,7 @@ import ray
 from c2am_dist import schema
 from c2am_dist.checkpoint import CheckpointError
 from c2am_dist.config import LabelConfig
-from c2am_dist.labeling import label
+from c2am_dist.labeling.job import label
 from tests.checkpoints import random_c2am, save_c2am
 from tests.labeling.sets import make_config
 from tests.processes import Job

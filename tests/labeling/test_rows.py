@@ -12,7 +12,7 @@ import torch
 
 from c2am_dist import checkpoint, schema
 from c2am_dist.config import LabelConfig, digest
-from c2am_dist.labeling import label
+from c2am_dist.labeling.job import label
 from c2am_dist.method.boxes import to_protocol
 from c2am_dist.method.images import decode_png8, decode_png16
 from tests.checkpoints import CROP_PX, random_c2am, save_c2am

@@ -9,8 +9,9 @@ from c2am_dist import storage
 from c2am_dist.config import LabelConfig
 from c2am_dist.data import shards
 from c2am_dist.data.shards import RowGroup
+from c2am_dist.labeling.actors import ModelActor
+from c2am_dist.labeling.decode import Decoding, decode_run
 from c2am_dist.labeling.localizers import C2AMLocalizer
-from c2am_dist.labeling.stages import Decoding, ModelActor, decode_run
 from c2am_dist.method.activation import Polarity
 from tests.checkpoints import random_c2am
 from tests.fault_proxy import FaultProxy

@@ -7,12 +7,11 @@ import pytest
 import torch
 from torch import Tensor
 
+from c2am_dist.method.components import component_box, largest_component
 from c2am_dist.method.ddt import (
     DescriptorStats,
     add_by_class,
-    ddt_box,
     heat_maps,
-    largest_component,
     positive_part,
     principal_component,
     transform_of,
@@ -226,7 +225,7 @@ def test_box_is_the_tight_one_of_the_enlarged_component(seed):
     heat = rng.normal(size=shape) + rng.uniform(-1, 0.5)
     size = (int(rng.integers(shape[0], 60)), int(rng.integers(shape[1], 60)))
     np.testing.assert_array_equal(largest_component(heat > 0), plain_component(heat > 0))
-    assert ddt_box(heat, size).tolist() == plain_box(heat, size)
+    assert component_box(heat, size).tolist() == plain_box(heat, size)
 
 
 def test_box_is_opencvs_at_whole_multiples():
@@ -234,30 +233,30 @@ def test_box_is_opencvs_at_whole_multiples():
     component = largest_component(heat > 0).astype(np.uint8)
     large = cv2.resize(component, (448, 448), interpolation=cv2.INTER_NEAREST)
     x, y, w, h = cv2.boundingRect(large)
-    assert ddt_box(heat, (448, 448)).tolist() == [[x, y, x + w, y + h]]
+    assert component_box(heat, (448, 448)).tolist() == [[x, y, x + w, y + h]]
 
 
 def test_heat_without_positive_cells_has_no_box():
     for heat in (np.zeros((3, 3)), -np.ones((2, 5)), np.full((1, 1), -0.0)):
-        assert ddt_box(heat, (10, 10)).shape == (0, 4)
+        assert component_box(heat, (10, 10)).shape == (0, 4)
         assert not largest_component(heat > 0).any()
 
 
 def test_one_cell_covers_the_image_and_small_images_keep_a_pixel():
-    assert ddt_box(np.ones((1, 1)), (7, 9)).tolist() == [[0, 0, 9, 7]]
+    assert component_box(np.ones((1, 1)), (7, 9)).tolist() == [[0, 0, 9, 7]]
     heat = -np.ones((14, 14))
     heat[13, 1] = 1.0
-    assert ddt_box(heat, (5, 5)).tolist() == [[1, 4, 2, 5]]
+    assert component_box(heat, (5, 5)).tolist() == [[1, 4, 2, 5]]
 
 
 def test_corners_touch_and_equals_go_in_reading_order():
     mask = np.array([[1, 0, 0, 1], [0, 1, 0, 1], [0, 0, 0, 0]], bool)
     heat = np.where(mask, 1.0, -1.0)
-    assert ddt_box(heat, (3, 4)).tolist() == [[0, 0, 2, 2]]
-    assert ddt_box(heat[:, ::-1], (3, 4)).tolist() == [[0, 0, 1, 2]]
+    assert component_box(heat, (3, 4)).tolist() == [[0, 0, 2, 2]]
+    assert component_box(heat[:, ::-1], (3, 4)).tolist() == [[0, 0, 1, 2]]
 
 
 @pytest.mark.parametrize("heat", [np.full((2, 2), np.nan), np.array([[np.inf]]), np.zeros((0, 3))])
 def test_broken_heat_is_refused(heat):
     with pytest.raises(ValueError, match="must be finite"):
-        ddt_box(heat, (10, 10))
+        component_box(heat, (10, 10))
