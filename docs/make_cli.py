@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from c2am_dist import assumptions, config
+from c2am_dist.config import reproduce
 from c2am_dist.sweep import spec
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -67,6 +68,11 @@ def jobs() -> list[Job]:
         Job("export", "--labels URI --images URI --output URI --format FORMAT", export),
         Job("report", to_report, list(_flags_of_function(report.report))),
         Job("sweep", "--sweep SWEEP --annotations URI and what train takes", sweeps, "tune"),
+        Job(
+            "reproduce",
+            "wsol --train URI --val URI --output URI --starts ENCODER:NAME=WEIGHTS",
+            list(flags_of(reproduce.WsolConfig())),
+        ),
         Job("quickstart", "", list(flags_of(quickstart.Quickstart()))),
     ]
 

@@ -189,6 +189,7 @@ def test_the_command_line_is_the_documented_one():
 def cli_flags() -> list[str]:
     from c2am_dist.assumptions import DryRun
     from c2am_dist.config import ClassifyConfig, EvaluateConfig, ExportConfig, PrepareConfig
+    from c2am_dist.config.reproduce import WsolConfig
     from c2am_dist.sweep.spec import SweepConfig
 
     roots = {
@@ -199,6 +200,7 @@ def cli_flags() -> list[str]:
         "evaluate": [EvaluateConfig()],
         "export": [ExportConfig()],
         "sweep": [SweepConfig()],  # and train's
+        "reproduce": [WsolConfig()],
     }
     return [
         f"{job} {flag}"

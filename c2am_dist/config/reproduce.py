@@ -2,8 +2,9 @@
 
 import dataclasses
 import re
-from typing import Literal
+from typing import Literal, get_args
 
+from c2am_dist.config.parts import EncoderName
 from c2am_dist.config.tree import require
 
 WsolMethod = Literal["cam", "ddt", "bridging", "c2am", "ddt+psol", "c2am+psol"]
@@ -41,7 +42,10 @@ class WsolConfig:
 
     def __post_init__(self) -> None:
         for start in self.starts:
-            require(bool(_START.fullmatch(start)), "starts", "ENCODER:NAME=WEIGHTS", start)
+            found = _START.fullmatch(start)
+            is_known = found is not None and found[1] in get_args(EncoderName)
+            what = f"ENCODER:NAME=WEIGHTS, with ENCODER one of {', '.join(get_args(EncoderName))}"
+            require(is_known, "starts", what, start)
         is_pair = "=" in self.classifier.strip("=")
         require(not self.classifier or is_pair, "classifier", "ENCODER=WEIGHTS", self.classifier)
         require(len(set(self.methods)) == len(self.methods), "methods", "distinct", self.methods)
