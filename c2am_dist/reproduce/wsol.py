@@ -102,7 +102,8 @@ def _label(config: WsolConfig, row: Row, source: Source) -> tuple[str, dict[str,
 
 def _label_by(config: WsolConfig, output: str, **flags: Any) -> None:
     _step("label", output)
-    label(LabelConfig(**({"input": config.val} | flags), output=output))
+    values: dict[str, Any] = {"input": config.val} | flags
+    label(LabelConfig(**values, output=output))
 
 
 def _fit(config: WsolConfig, method: Method, row: Row, boxes: str = "") -> str:
