@@ -58,7 +58,7 @@ def model_of(config: TrainConfig, *, is_frozen: bool) -> nn.Module:
     model = METHODS[config.method].build(config, num_classes=NUM_CLASSES).double().train()
     if is_frozen:
         with torch.no_grad():  # statistics as a checkpoint's would be
-            for _ in range(8):
+            for _ in range(2):
                 model(torch.randn(4, 3, SIZE_PX, SIZE_PX, dtype=torch.float64))
         freeze_norm(model.encoder)
     return convert_sync_batchnorm(model)
