@@ -84,13 +84,15 @@ def load_source(config: LabelConfig, inputs: Sequence[File]) -> Source:
 
     def class_names() -> Sequence[str]:
         assert config.encoder is not None
-        if config.method == "ddt":  # which has no use for them
-            return []
         return models.find_class_names(
             config.class_names, config.checkpoint, config.encoder, shard_labels
         )
 
-    return models.load(config.checkpoint, encoder=config.encoder, class_names=class_names)
+    return models.load(
+        config.checkpoint,
+        encoder=config.encoder,
+        class_names=None if config.method == "ddt" else class_names,
+    )
 
 
 def _check_labels(

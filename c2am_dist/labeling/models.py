@@ -45,13 +45,16 @@ class Source(NamedTuple):
     """The checkpoint's folder, the file, or the weights' name."""
 
 
-def load(uri: str, *, encoder: str | None, class_names: Callable[[], Sequence[str]]) -> Source:
+def load(
+    uri: str, *, encoder: str | None, class_names: Callable[[], Sequence[str]] | None
+) -> Source:
     """The model that a URI or a weights name stands for.
 
     Args:
         uri: of a checkpoint folder, of a run, or with ``encoder`` of a plain one.
         encoder: architecture of a plain one.
-        class_names: gives the classes of a plain classifier's outputs; may raise.
+        class_names: gives the classes of a plain classifier's outputs, and may raise; None takes
+            its encoder alone.
 
     Raises:
         FileNotFoundError: nothing is there.
@@ -99,18 +102,18 @@ def digest_of_tensors(state: Mapping[str, Tensor]) -> str:
 
 
 def _plain(
-    uri: str, name: str, state: Mapping[str, Any], class_names: Callable[[], Sequence[str]]
+    uri: str, name: str, state: Mapping[str, Any], class_names: Callable[[], Sequence[str]] | None
 ) -> Checkpoint:
     encoder = build_encoder(name)
     load_weights(encoder, state)
     model = {f"encoder.{key}": value for key, value in encoder.state_dict().items()}
     linear, classes = _linear(strip_wrappers(state), encoder.num_last_features), list[str]()
-    if linear is not None:
+    if linear is not None and class_names is not None:
         model |= {"fc.weight": linear[0], "fc.bias": linear[1]}
         classes = list(class_names())
         check_class_names(uri, classes, len(linear[0]))
     return Checkpoint(
-        method="encoder" if linear is None else "classifier",
+        method="classifier" if classes else "encoder",
         encoder=name,
         model=model,
         optimizer={},

@@ -41,12 +41,14 @@ def labeled_shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Checkpoints, and a plain encoder's file, in a folder."""
+    """Checkpoints, and a plain classifier's file, in a folder."""
     folder = tmp_path_factory.mktemp("runs")
     save(folder / "classifier", random_classifier(), "classifier")
     save(folder / "bridging", random_classifier(8), "bridging", output_stride=8)
     save(folder / "psol", random_regressor(), "psol", output_stride=32)
-    torch.save(random_classifier().encoder.state_dict(), folder / "encoder.pth")
+    model = random_classifier()
+    linear = {f"fc.{name}": value for name, value in model.fc.state_dict().items()}
+    torch.save(model.encoder.state_dict() | linear, folder / "plain.pth")
     return folder
 
 
@@ -156,11 +158,11 @@ def test_ddt_finds_what_all_features_at_once_say_by_class(ddt_config: LabelConfi
     assert [row["class_name"] for row in rows.values()] == [name for _, _, name in ROWS]
 
 
-def test_ddt_over_the_set_takes_a_plain_encoder_and_no_labels(
+def test_ddt_over_the_set_takes_a_plain_classifiers_encoder_and_no_labels(
     ray_cluster: None, runs: Path, labeled_shards: Path
 ):
     config = make_config(
-        runs / "encoder.pth",
+        runs / "plain.pth",
         labeled_shards,
         runs / "ddt-set",
         method="ddt",
