@@ -10,7 +10,8 @@ from typing import Any
 
 def kinds(node: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
     """The dotted path and type of every field."""
-    hints = typing.get_type_hints(type(node))
+    kind: Any = type(node)
+    hints = typing.get_type_hints(kind)
     for field in dataclasses.fields(node):
         value = getattr(node, field.name)
         if dataclasses.is_dataclass(value):

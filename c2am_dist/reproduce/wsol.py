@@ -12,7 +12,7 @@ from typing import Any
 from c2am_dist import storage
 from c2am_dist.config import ClassifyConfig, EvaluateConfig, LabelConfig, Method
 from c2am_dist.config.reproduce import WsolConfig
-from c2am_dist.data import shards, stream
+from c2am_dist.data import shards
 from c2am_dist.evaluation import evaluate
 from c2am_dist.evaluation.job import Metrics
 from c2am_dist.labeling.classify import classify
@@ -69,7 +69,7 @@ def _classifier(config: WsolConfig, first: Row) -> Source:
         return Source(_fit(config, "classifier", first))
     encoder, _, weights = config.classifier.partition("=")
     uris = [storage.absolute(uri) for uri in config.train]
-    classes = stream.classes_of(shards.index(uris, columns=["image_id", "label"]))
+    classes = shards.classes_of(shards.index(uris, columns=["image_id", "label"]))
     names = _join(config, "classes.txt")
     storage.write_bytes(names, "".join(f"{name}\n" for name in classes).encode())
     return Source(weights, encoder, names)
