@@ -10,7 +10,7 @@ import os
 import sys
 import traceback
 from collections.abc import Callable, Sequence
-from typing import Annotated, Any, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn, TypeVar
 
 import tyro
 
@@ -18,6 +18,9 @@ from c2am_dist import names
 from c2am_dist.assumptions import DryRun, PlanConfig
 from c2am_dist.config import PRESETS, TrainConfig
 from c2am_dist.forecast import Cluster
+
+if TYPE_CHECKING:
+    from c2am_dist.labeling.folder import LabelReport
 
 Config = TypeVar("Config")
 Other = TypeVar("Other")
@@ -83,6 +86,33 @@ def run(main: Callable[[], int | None]) -> NoReturn:
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         sys.exit(130)
+
+
+def tell(
+    report: "LabelReport", uri: str, what: str, done: str, *, max_error_fraction: float
+) -> int:
+    """Says how the job went; the exit status, 1 when more rows than allowed are errors.
+
+    Args:
+        report: of the job.
+        uri: of its folder.
+        what: is in it, such as ``labels``.
+        done: to the images, such as ``labeled``.
+        max_error_fraction: of the config.
+    """
+    print(
+        f"{what}: {uri} ({report.num_images} images in {report.num_files} files, "
+        f"{report.num_errors} with errors; {report.num_new} {done} now, "
+        f"{report.num_new / report.elapsed_s:.0f} images/s)"
+    )
+    if report.error_fraction <= max_error_fraction:
+        return 0
+    print(
+        f"error: {report.error_fraction:.1%} of the images could not be {done}, more than "
+        f"max_error_fraction ({max_error_fraction:.1%}); the column 'error' says why",
+        file=sys.stderr,
+    )
+    return 1
 
 
 def init_ray() -> None:

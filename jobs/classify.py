@@ -1,7 +1,5 @@
 """Name images' classes: python jobs/classify.py --checkpoint URI --input URI --output URI ..."""
 
-import sys
-
 import tyro
 
 from c2am_dist import cli
@@ -15,19 +13,8 @@ def main() -> int:
     from c2am_dist.labeling.classify import classify
 
     report = classify(config)
-    print(
-        f"predictions: {config.output} ({report.num_images} images in {report.num_files} files, "
-        f"{report.num_errors} with errors; {report.num_new} classified now, "
-        f"{report.num_new / report.elapsed_s:.0f} images/s)"
-    )
-    if report.error_fraction > config.max_error_fraction:
-        print(
-            f"error: {report.error_fraction:.1%} of the images could not be classified, more than "
-            f"max_error_fraction ({config.max_error_fraction:.1%}); the column 'error' says why",
-            file=sys.stderr,
-        )
-        return 1
-    return 0
+    limit = config.max_error_fraction
+    return cli.tell(report, config.output, "predictions", "classified", max_error_fraction=limit)
 
 
 if __name__ == "__main__":

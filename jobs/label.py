@@ -19,19 +19,8 @@ def main() -> int:
     from c2am_dist.labeling import job
 
     report = job.label(config)
-    print(
-        f"labels: {config.output} ({report.num_images} images in {report.num_files} files, "
-        f"{report.num_errors} with errors; {report.num_new} labeled now, "
-        f"{report.num_new / report.elapsed_s:.0f} images/s)"
-    )
-    if report.error_fraction > config.max_error_fraction:
-        print(
-            f"error: {report.error_fraction:.1%} of the images could not be labeled, more than "
-            f"max_error_fraction ({config.max_error_fraction:.1%}); the column 'error' says why",
-            file=sys.stderr,
-        )
-        return 1
-    return 0
+    limit = config.max_error_fraction
+    return cli.tell(report, config.output, "labels", "labeled", max_error_fraction=limit)
 
 
 if __name__ == "__main__":
