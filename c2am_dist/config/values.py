@@ -8,11 +8,10 @@ from collections.abc import Collection, Iterator
 from typing import Any
 
 
-def kinds(node: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+def kinds(node: object, prefix: str = "") -> Iterator[tuple[str, Any]]:
     """The dotted path and type of every field."""
-    kind: Any = type(node)
-    hints = typing.get_type_hints(kind)
-    for field in dataclasses.fields(node):
+    hints = typing.get_type_hints(type(node))
+    for field in dataclasses.fields(typing.cast(Any, node)):
         value = getattr(node, field.name)
         if dataclasses.is_dataclass(value):
             yield from kinds(value, f"{prefix}{field.name}.")
