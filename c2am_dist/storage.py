@@ -17,7 +17,6 @@ import os
 import re
 import shutil
 import tempfile
-import urllib.parse
 import uuid
 from collections.abc import Iterator, Sequence
 from typing import IO, Any
@@ -25,7 +24,10 @@ from typing import IO, Any
 import pyarrow as pa
 import pyarrow.fs as pafs
 
-from c2am_dist import object_file, object_store
+from c2am_dist import addresses, object_file, object_store
+from c2am_dist.addresses import absolute as absolute
+from c2am_dist.addresses import join as join
+from c2am_dist.addresses import name as name
 from c2am_dist.names import printable
 from c2am_dist.retries import MissingError as MissingError
 from c2am_dist.retries import StorageError as StorageError
@@ -33,11 +35,6 @@ from c2am_dist.retries import TruncatedError
 from c2am_dist.retries import named as named
 from c2am_dist.retries import retrying as retrying
 
-_SCHEME = re.compile(r"^[a-z][a-z0-9+.-]+://", re.IGNORECASE)
-_ONE_SLASH = re.compile(r"^(s3|gs|file|https?):(?!//)", re.IGNORECASE)
-_SECRET = re.compile(
-    r"^[^/]*[@:]|[?&](access_key|secret_key|session_token|aws\w*|x-amz-\w+)=", re.IGNORECASE
-)
 _GLOB = re.compile(r"[*?\[]")
 _PARTIAL = ".partial"
 _log = logging.getLogger(__name__)
@@ -61,35 +58,10 @@ def resolve(uri: str) -> tuple[pafs.FileSystem, str]:
     Raises:
         ValueError: nothing like a URI, one with credentials in it, or of an unknown scheme.
     """
-    scheme, path = _split(uri)
+    scheme, path = addresses.split(uri)
     if not scheme:
         return pafs.LocalFileSystem(), path
     return _filesystem(scheme + path.partition("/")[0]), path
-
-
-def _split(uri: str) -> tuple[str, str]:
-    """The scheme with its slashes, empty for local files, and the path; asks no network."""
-    if not uri:
-        raise ValueError("empty URI")
-    if _ONE_SLASH.match(uri):
-        raise ValueError(f"{uri}: a URI has two slashes after its scheme, as in s3://bucket")
-    scheme = _SCHEME.match(uri)
-    if scheme is None:
-        return "", os.path.abspath(os.path.expanduser(uri))
-    rest = uri[scheme.end() :]
-    if scheme.group().lower() == "file://":
-        host, _, path = rest.partition("/")
-        if host not in ("", "localhost"):
-            raise ValueError(f"{uri}: a file:// URI has three slashes, as in file:///data")
-        return "", os.path.abspath("/" + urllib.parse.unquote(path))
-    if _SECRET.search(rest):  # which would end up in configs, logs and metadata
-        raise ValueError(
-            f"a URI that begins with {scheme.group()} has credentials in it: put them into the "
-            "environment or a profile"
-        )
-    if not rest.partition("/")[0]:
-        raise ValueError(f"{uri}: names no bucket")
-    return scheme.group().lower(), rest.rstrip("/")
 
 
 @functools.cache
@@ -105,35 +77,16 @@ def _filesystem(bucket_uri: str) -> pafs.FileSystem:
         raise ValueError(f"{bucket_uri}: not a usable URI ({error})") from error
 
 
-def join(uri: str, *parts: str) -> str:
-    return "/".join([uri.rstrip("/"), *parts])
-
-
-def name(uri: str) -> str:
-    """The last part of a URI: ``s3://bucket/a/b.parquet`` -> ``b.parquet``."""
-    return uri.rstrip("/").rsplit("/", 1)[-1]
-
-
-def absolute(uri: str) -> str:
-    """The URI with a local path made absolute, so that it means the same on every worker."""
-    return "".join(_split(uri))
-
-
 def root(uri: str) -> str:
     """The folder that the names of a URI's files are relative to, absolute.
 
     A folder itself, the parent of a file, the fixed part of a glob.
     """
-    path, kind = _split(uri)[1], info(uri).type
+    path, kind = addresses.split(uri)[1], info(uri).type
     if kind != pafs.FileType.Directory:
         glob = _GLOB.search(path) if kind == pafs.FileType.NotFound else None
         path = path[: glob.start() if glob else None].rpartition("/")[0] or "/"
-    return _uri(uri, path)
-
-
-def _uri(uri: str, path: str) -> str:
-    """The URI of another path on the same filesystem; local files become absolute paths."""
-    return _split(uri)[0] + path
+    return addresses.with_path(uri, path)
 
 
 @retrying
@@ -152,7 +105,7 @@ def info(uri: str) -> pafs.FileInfo:
 
 def _has_bucket(uri: str) -> bool:
     """Whether a URI's bucket is there; true where one may not ask, and for local files."""
-    scheme, path = _split(uri)
+    scheme, path = addresses.split(uri)
     bucket = path.partition("/")[0]
     with contextlib.suppress(OSError):
         return not scheme or (
@@ -189,16 +142,15 @@ def expand(uris: Sequence[str], *, suffix: str | Sequence[str] = ".parquet") -> 
 
 
 def _expand_one(uri: str, suffixes: tuple[str, ...]) -> list[File]:
-    path, there = _split(uri)[1], info(uri)
+    path, there = addresses.split(uri)[1], info(uri)
     if there.type == pafs.FileType.File:
-        return [File(_uri(uri, path), there.size)]
+        return [File(addresses.with_path(uri, path), there.size)]
     is_parquet = suffixes == (".parquet",)
     if there.type == pafs.FileType.Directory:
         found = [file for file in walk(uri) if file.uri.lower().endswith(suffixes)]
         what = f"no {' or '.join(suffixes)} file in the folder"
     elif _GLOB.search(path):
-        pattern = path.split("/")
-        found = [file for file in walk(root(uri)) if _matches(_parts(file.uri), pattern)]
+        found = [file for file in walk(root(uri)) if addresses.matches(file.uri, path)]
         what = "the glob matches no file"
     else:
         raise MissingError(f"{uri}: no such file or folder")
@@ -208,19 +160,6 @@ def _expand_one(uri: str, suffixes: tuple[str, ...]) -> list[File]:
     if not found:
         raise MissingError(f"{uri}: {what}")
     return found
-
-
-def _parts(uri: str) -> list[str]:
-    return _SCHEME.sub("", uri).split("/")
-
-
-def _matches(parts: Sequence[str], pattern: Sequence[str]) -> bool:
-    if not pattern:
-        return not parts
-    if pattern[0] == "**":
-        return any(_matches(parts[i:], pattern[1:]) for i in range(len(parts) + 1))
-    is_match = bool(parts) and fnmatch.fnmatchcase(parts[0], pattern[0])
-    return is_match and _matches(parts[1:], pattern[1:])
 
 
 @retrying
@@ -237,7 +176,7 @@ def walk(uri: str) -> list[File]:
         raise MissingError(f"{uri}: no such bucket")
     try:
         return [
-            File(_uri(uri, each.path), each.size)
+            File(addresses.with_path(uri, each.path), each.size)
             for each in found
             if each.type == pafs.FileType.File and "/." not in each.path[len(root.rstrip("/")) :]
         ]
@@ -427,7 +366,7 @@ def _sweep_store(folder: str) -> None:
 
 def delete_folder(uri: str) -> None:
     """Deletes a folder and all in it; raises OSError where there is none."""
-    scheme, path = _split(uri)
+    scheme, path = addresses.split(uri)
     if scheme and "/" not in path:
         raise StorageError(f"{uri}: is a whole bucket")
     if info(uri).type != pafs.FileType.Directory:
