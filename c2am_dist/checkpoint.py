@@ -2,7 +2,7 @@
 
 A folder without its manifest, or whose digest differs, is never taken for a checkpoint, so a
 write cut short by a crash is invisible. Tensors and plain values only, and a file is believed
-in neither: `encoders.read_state_dict` runs no code of it, and every field is checked.
+in neither: `read_state_dict` runs no code of it, and every field is checked.
 """
 
 import dataclasses
@@ -20,7 +20,7 @@ from torch import Tensor
 
 from c2am_dist import __version__, storage
 from c2am_dist.config import Method
-from c2am_dist.method import encoders
+from c2am_dist.method.weights import read_state_dict
 
 FORMAT = 1
 """Raised whenever the content changes meaning; see CHANGELOG.md."""
@@ -122,7 +122,7 @@ def load(uri: str) -> tuple[Checkpoint, str]:
             f"its manifest says {manifest.get('sha256')}"
         )
     try:
-        return _checked(encoders.read_state_dict(data, "checkpoint.pt")), sha256
+        return _checked(read_state_dict(data, "checkpoint.pt")), sha256
     except (TypeError, ValueError) as error:
         raise CheckpointError(f"{folder}: not a checkpoint of this package ({error})") from error
 

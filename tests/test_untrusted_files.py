@@ -23,7 +23,7 @@ from c2am_dist.evaluation.tally import Tally
 from c2am_dist.labeling import write
 from c2am_dist.labeling.decode import Decoding, decode_run
 from c2am_dist.method import images
-from c2am_dist.method.encoders import WeightsError, read_state_dict
+from c2am_dist.method.weights import WeightsError, read_state_dict
 from c2am_dist.report import contact_sheet
 from c2am_dist.storage import File
 from tests import bombs

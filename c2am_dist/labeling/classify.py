@@ -26,6 +26,7 @@ from c2am_dist.labeling.pipeline import Work
 from c2am_dist.labeling.rows import prediction_rows
 from c2am_dist.method import encoders, torchvision_classifiers
 from c2am_dist.method.torchvision_classifiers import InputSpec
+from c2am_dist.method.weights import WeightsError, is_weights_name
 from c2am_dist.storage import File
 
 NUM_CLASSES = 5
@@ -145,12 +146,12 @@ def load(config: ClassifyConfig, inputs: Sequence[File]) -> tuple[Classification
         model, spec = models.filled(loaded, source.uri), _trained_spec(loaded)
         classification = Classification(model, loaded.classes, _sized(config, spec), num_crops)
         return classification, loaded.encoder, source.sha256
-    is_published = encoders.is_weights_name(uri) and not storage.exists(uri)
+    is_published = is_weights_name(uri) and not storage.exists(uri)
     spec = torchvision_classifiers.input_spec(name, uri if is_published else "DEFAULT")
     state, sha256 = models.read_weights(uri, name)
     try:
         found = torchvision_classifiers.load_classifier(name, state)
-    except encoders.WeightsError as error:
+    except WeightsError as error:
         raise CheckpointError(f"{uri}: {error}") from error
     needed_by = f"--class-names {models.SHARD_LABELS}"
     names = models.find_class_names(
@@ -181,7 +182,7 @@ def _sized(config: ClassifyConfig, spec: InputSpec) -> InputSpec:
 
 def _resolve(config: ClassifyConfig, spec: InputSpec) -> ClassifyConfig:
     """The config with what the classifier decides filled in and local paths made absolute."""
-    is_name = config.architecture is not None and encoders.is_weights_name(config.checkpoint)
+    is_name = config.architecture is not None and is_weights_name(config.checkpoint)
     is_file = config.class_names not in ("", models.SHARD_LABELS)
     usual = "squeeze" if config.architecture is None else "middle"
     return dataclasses.replace(

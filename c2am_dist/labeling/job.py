@@ -27,8 +27,8 @@ from c2am_dist.labeling.pipeline import Work
 from c2am_dist.labeling.rows import DDT_RULE, Provenance, label_rows
 from c2am_dist.method.activation import doubts
 from c2am_dist.method.ddt import MIN_IMAGES
-from c2am_dist.method.encoders import is_weights_name
 from c2am_dist.method.flops import forward_flops
+from c2am_dist.method.weights import is_weights_name
 from c2am_dist.storage import File
 
 logger = logging.getLogger(__name__)

@@ -16,17 +16,18 @@ from torch import Tensor, nn
 
 from c2am_dist import checkpoint, storage
 from c2am_dist.checkpoint import Checkpoint, CheckpointError
-from c2am_dist.method import encoders
 from c2am_dist.method.c2am import C2AM
 from c2am_dist.method.classifier import Classifier
-from c2am_dist.method.encoders import (
-    Encoder,
-    WeightsError,
-    build_encoder,
-    load_weights,
-    strip_wrappers,
-)
+from c2am_dist.method.encoders import Encoder, build_encoder
 from c2am_dist.method.psol import BoxRegressor
+from c2am_dist.method.weights import (
+    WeightsError,
+    is_weights_name,
+    load_weights,
+    read_state_dict,
+    strip_wrappers,
+    torchvision_state_dict,
+)
 
 PLAIN_PX = 224
 """Side of the images that torchvision's encoders were trained on."""
@@ -79,8 +80,8 @@ def read_weights(uri: str, name: str) -> tuple[dict[str, Any], str]:
         FileNotFoundError: there is no such file.
         ValueError: it cannot be read, or is a checkpoint folder; names it.
     """
-    if encoders.is_weights_name(uri) and not storage.exists(uri):
-        state = encoders.torchvision_state_dict(name, uri)
+    if is_weights_name(uri) and not storage.exists(uri):
+        state = torchvision_state_dict(name, uri)
         return state, digest_of_tensors(state)
     if storage.exists(uri) and not storage.info(uri).is_file:
         raise CheckpointError(
@@ -88,7 +89,7 @@ def read_weights(uri: str, name: str) -> tuple[dict[str, Any], str]:
             f"that says {name}"
         )
     data = storage.read_bytes(uri)
-    return encoders.read_state_dict(data, uri), hashlib.sha256(data).hexdigest()
+    return read_state_dict(data, uri), hashlib.sha256(data).hexdigest()
 
 
 def digest_of_tensors(state: Mapping[str, Tensor]) -> str:
@@ -191,7 +192,7 @@ def find_class_names(
         return sorted(shard_labels())
     if given:
         return read_class_names(given)
-    if encoders.is_weights_name(uri) and not storage.exists(uri):
+    if is_weights_name(uri) and not storage.exists(uri):
         return torchvision_categories(name, uri)
     raise ValueError(
         f"class_names must be given (--class-names FILE, a class a line, or {SHARD_LABELS!r}): "

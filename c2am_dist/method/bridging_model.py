@@ -1,14 +1,12 @@
 """The classifier of Bridging the Gap: an encoder that runs its last stage twice in training."""
 
-import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 
-import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from c2am_dist.method.bridging import BridgingConstants, BridgingOutput, attentive_dropout
-from c2am_dist.method.encoders import NORMS, Encoder
+from c2am_dist.method.encoders import Encoder, running_statistics_kept
 
 _VGG16_SPLIT = 26
 """Layers up to the ReLU of the first convolution of VGG-16's last block."""
@@ -66,7 +64,7 @@ class BridgingClassifier(nn.Module):
         )
         # Deviation: whether the published code's second pass enters BatchNorm's running
         # statistics is not known. Here it does not: inference sees no erased features.
-        with _running_statistics_kept(last):
+        with running_statistics_kept(last):
             dropped = _run(last, erased)
         return BridgingOutput(logits, features, dropped)
 
@@ -88,20 +86,3 @@ def _run(modules: Sequence[nn.Module], x: Tensor) -> Tensor:
     for module in modules:
         x = module(x)
     return x
-
-
-@contextlib.contextmanager
-def _running_statistics_kept(modules: Sequence[nn.Module]) -> Iterator[None]:
-    """Batches are normalised by themselves, and leave no trace: momentum is 0 inside."""
-    norms = [norm for module in modules for norm in module.modules() if isinstance(norm, NORMS)]
-    momenta = [norm.momentum for norm in norms]
-    counts = [norm.num_batches_tracked for norm in norms]
-    try:
-        for norm in norms:
-            norm.momentum = 0.0
-            # A counter to be thrown away: SyncBatchNorm insists on having one.
-            norm.num_batches_tracked = torch.zeros((), dtype=torch.long, device=norm.weight.device)
-        yield
-    finally:
-        for norm, momentum, count in zip(norms, momenta, counts, strict=True):
-            norm.momentum, norm.num_batches_tracked = momentum, count

@@ -12,7 +12,7 @@ import torchvision
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from c2am_dist.method.encoders import (
+from c2am_dist.method.weights import (
     LoadReport,
     WeightsError,
     bare_key,
@@ -88,11 +88,11 @@ def load_classifier(name: str, state_dict: Mapping[str, Any]) -> LoadedClassifie
     """A classifier filled from a checkpoint's state dict, or an error: every key is checked.
 
     The number of classes is that of the checkpoint's last layer. Nesting and prefixes are
-    understood as by `encoders.load_weights`.
+    understood as by `load_weights`.
 
     Args:
         name: one of :func:`classifier_names`.
-        state_dict: of `encoders.read_state_dict` or `encoders.torchvision_state_dict`.
+        state_dict: of `read_state_dict` or `torchvision_state_dict`.
 
     Raises:
         ValueError: the name is unknown.

@@ -5,9 +5,6 @@ between model and loss. DistributedDataParallel averages gradients over workers,
 that is a sum over workers is multiplied by their number.
 """
 
-import contextlib
-from collections.abc import Iterator
-
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
@@ -16,7 +13,7 @@ from c2am_dist import distributed
 from c2am_dist.config import LossConfig, TrainConfig
 from c2am_dist.data import plan
 from c2am_dist.method.c2am import C2AM, C2AMLoss, c2am_loss
-from c2am_dist.method.encoders import build_encoder
+from c2am_dist.method.encoders import build_encoder, running_statistics_kept
 from c2am_dist.training.batch import Autocast, Batch, without_sync
 
 
@@ -89,7 +86,7 @@ def _accumulate(
     normalises each micro-batch by itself: in that, and only that, gradients differ.
     """
     parts = images.tensor_split(config.optim.accumulation)
-    with torch.no_grad(), autocast(), _running_statistics_kept(model):
+    with torch.no_grad(), autocast(), running_statistics_kept([model]):
         cached = [model(part) for part in parts]
     foreground, background, activation = (torch.cat(pieces) for pieces in zip(*cached, strict=True))
     foreground = foreground.float().requires_grad_()
@@ -104,17 +101,3 @@ def _accumulate(
                 outputs = model(part)[:2]
             torch.autograd.backward([output.float() for output in outputs], share)
     return losses, scale, activation
-
-
-@contextlib.contextmanager
-def _running_statistics_kept(model: nn.Module) -> Iterator[None]:
-    """Keeps BatchNorm's running statistics unchanged in training mode: momentum 0 inside."""
-    norms = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
-    momenta = [norm.momentum for norm in norms]
-    try:
-        for norm in norms:
-            norm.momentum = 0.0
-        yield
-    finally:
-        for norm, momentum in zip(norms, momenta, strict=True):
-            norm.momentum = momentum

@@ -15,6 +15,7 @@ from c2am_dist.data import plan, pseudo_boxes, shards
 from c2am_dist.data.pseudo_boxes import PseudoBoxes
 from c2am_dist.data.shards import RowGroup
 from c2am_dist.method import encoders
+from c2am_dist.method.weights import load_weights, read_state_dict, torchvision_state_dict
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -92,17 +93,17 @@ def _encoder_weights(config: TrainConfig) -> tuple[dict[str, Tensor] | None, str
     if storage.exists(uri):
         if storage.info(uri).is_file:
             data = storage.read_bytes(uri)
-            state, sha256 = encoders.read_state_dict(data, uri), hashlib.sha256(data).hexdigest()
+            state, sha256 = read_state_dict(data, uri), hashlib.sha256(data).hexdigest()
         else:
             restored, sha256 = checkpoint.load(uri)
             state = restored.model
     elif "/" in uri or "." in os.path.basename(uri).replace("_Weights.", ""):
         raise FileNotFoundError(f"model.weights: {uri}: no such file")
     else:
-        state = encoders.torchvision_state_dict(config.model.encoder, uri)
+        state = torchvision_state_dict(config.model.encoder, uri)
         sha256 = ""
     try:
-        report = encoders.load_weights(encoders.build_encoder(config.model.encoder), state)
+        report = load_weights(encoders.build_encoder(config.model.encoder), state)
     except ValueError as error:
         raise ValueError(f"model.weights: {uri}: {error}") from error
     print(

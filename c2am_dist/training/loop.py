@@ -24,6 +24,7 @@ from c2am_dist.data.pseudo_boxes import PseudoBoxes
 from c2am_dist.data.shards import RowGroup
 from c2am_dist.data.stream import Part
 from c2am_dist.method import encoders, optim
+from c2am_dist.method.weights import load_weights
 from c2am_dist.training.batch import Autocast, Batch
 from c2am_dist.training.failures import TrainingStopped
 from c2am_dist.training.methods import METHODS, Model
@@ -154,7 +155,7 @@ def _restore(job: Job, device: torch.device) -> tuple[Model, torch.optim.Optimiz
         restored, _ = checkpoint.load(checkpoint.step_folder(job.run, latest))
         model.load_state_dict(restored.model)
     elif (weights := ray.get(job.encoder_weights)) is not None:
-        encoders.load_weights(model.encoder, weights)
+        load_weights(model.encoder, weights)
     model.to(device=device, memory_format=torch.channels_last).train()  # type: ignore[call-overload]
     if config.model.norm == "frozen":
         encoders.freeze_norm(model.encoder)

@@ -9,7 +9,7 @@ from torchvision.transforms.functional import center_crop, resize, ten_crop
 
 from c2am_dist.method import encoders, images
 from c2am_dist.method.classifier import Classifier
-from c2am_dist.method.encoders import WeightsError, build_encoder, read_state_dict
+from c2am_dist.method.encoders import build_encoder
 from c2am_dist.method.torchvision_classifiers import (
     InputSpec,
     average_crops,
@@ -21,6 +21,7 @@ from c2am_dist.method.torchvision_classifiers import (
     ten_crops,
     top_classes,
 )
+from c2am_dist.method.weights import WeightsError, read_state_dict
 
 torch.set_num_threads(1)
 IMAGENET = (encoders.MEAN, encoders.STD)
