@@ -106,12 +106,19 @@ def _listed(entry: dict[str, Any]) -> LabelFile:
     return file
 
 
-def expand(uris: Sequence[str], *, allow_incomplete: bool = False) -> list[File]:
+def expand(
+    uris: Sequence[str], *, allow_incomplete: bool = False, flag: str = "--allow-incomplete"
+) -> list[File]:
     """The label files that URIs name; they must be of finished label sets.
 
     A folder has to hold the names and sizes that ``_SUCCESS`` lists; digests are not compared,
     which would read every file once more. Files and globs are taken as they are, since a label
     file appears whole or not at all, but not out of a folder that was begun and is not finished.
+
+    Args:
+        uris: folders, files and globs.
+        allow_incomplete: take folders that are not finished, too.
+        flag: of the caller's for that, for errors; empty where it has none.
 
     Raises:
         FileNotFoundError: a URI names nothing, or a listed file is not there.
@@ -123,9 +130,9 @@ def expand(uris: Sequence[str], *, allow_incomplete: bool = False) -> list[File]
         whole = {storage.absolute(uri) for uri in uris}
         for folder in dict.fromkeys(storage.root(uri) for uri in uris):
             if folder in whole:
-                _check_sealed(folder)
+                _check_sealed(folder, flag)
             elif _is_begun(folder):
-                _refuse_unfinished(folder)
+                _refuse_unfinished(folder, flag)
     return files
 
 
@@ -135,17 +142,17 @@ def _is_begun(folder: str) -> bool:
     return storage.exists(plan) and not storage.exists(success)
 
 
-def _refuse_unfinished(folder: str) -> NoReturn:
+def _refuse_unfinished(folder: str, flag: str) -> NoReturn:
+    way_out = f", or read what there is ({flag})" if flag else ""
     raise ValueError(
-        f"{folder}: no {SUCCESS}, so labeling has not finished: run jobs/label.py again, "
-        "or read what there is (--allow-incomplete)"
+        f"{folder}: no {SUCCESS}, so labeling has not finished: run the same command again{way_out}"
     )
 
 
-def _check_sealed(folder: str) -> None:
+def _check_sealed(folder: str, flag: str) -> None:
     listed = sealed(folder)
     if listed is None:
-        _refuse_unfinished(folder)
+        _refuse_unfinished(folder, flag)
     found = {file.uri: file.size_bytes for file in storage.expand([folder])}
     root = storage.absolute(folder)
     for file in listed:

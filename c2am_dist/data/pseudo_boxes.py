@@ -116,7 +116,7 @@ def _read_labels(uris: Sequence[str]) -> tuple[pa.Table, dict[str, int]]:
     """One row a label: its id, first box, size and status; and where each URI's rows end."""
     tables, ends, num_rows = [], dict[str, int](), 0
     for uri in uris:
-        files = [file.uri for file in label_set.expand([uri])]
+        files = [file.uri for file in label_set.expand([uri], flag="")]
         groups = shards.index(files, columns=_LABEL_COLUMNS, expected=schema.LABELS)
         with ThreadPoolExecutor(_READERS) as pool:
             tables += list(pool.map(_first_boxes, groups))

@@ -147,8 +147,9 @@ def test_an_unfinished_or_foreign_label_set_is_refused_by_name(tmp_path: Path):
     write_set(tmp_path, {"a": labeled(BOX)})
     groups = shards.index([str(tmp_path / "shards")])
     (tmp_path / "labels" / "_SUCCESS").unlink()
-    with pytest.raises(ValueError, match="labels: no _SUCCESS"):
+    with pytest.raises(ValueError, match="labels: no _SUCCESS") as unfinished:
         pseudo_boxes.join(groups, [str(tmp_path / "labels")])
+    assert "--" not in str(unfinished.value)  # training has no flag that would take such a set
     with pytest.raises(ValueError, match="column 'pseudo_boxes' is missing"):
         pseudo_boxes.join(groups, [str(tmp_path / "shards" / "*.parquet")])
     with pytest.raises(FileNotFoundError, match="nowhere"):
