@@ -16,6 +16,8 @@ from torch import Tensor
 
 MIN_IMAGES = 2
 """What one image has in common with itself is everything."""
+_BLOCK = 128
+"""Channels whose products with all others are taken at a time."""
 _SAME = 1e-12
 """Relative deviation up to which descriptors differ by rounding alone."""
 
@@ -51,12 +53,11 @@ class DescriptorStats:
         if features.numel() == 0:
             return
         with torch.autocast(features.device.type, enabled=False):
-            descriptors = features.double().transpose(0, 1).flatten(1)  # c nhw
+            descriptors = features.transpose(0, 1).flatten(1).double()  # c nhw
             mean = descriptors.mean(dim=1)
             if not torch.isfinite(mean).all():
                 raise ValueError(f"features of {len(features)} images hold NaN or infinity")
-            centred = descriptors - mean[:, None]
-            self.scatter.addmm_(centred, centred.T)
+            self._add_products(descriptors - mean[:, None])
         self._account_for(mean, descriptors.shape[1], len(features))
 
     @torch.no_grad()
@@ -67,6 +68,14 @@ class DescriptorStats:
         )
         whole._account_for(other.mean, other.num_positions, other.num_images)
         return whole
+
+    def _add_products(self, centred: Float64[Tensor, "c p"]) -> None:
+        """Adds the products of all pairs of channels; each block off the diagonal serves twice."""
+        for start in range(0, len(centred), _BLOCK):
+            end = start + _BLOCK
+            products = centred[start:end] @ centred[start:].T
+            self.scatter[start:end, start:] += products
+            self.scatter[end:, start:end] += products[:, _BLOCK:].T
 
     def _account_for(
         self, mean: Float64[Tensor, " c"], num_positions: int, num_images: int

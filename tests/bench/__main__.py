@@ -20,6 +20,8 @@ NAMES = (
     "loop",
     "ingest",
     "labeling",
+    "classify",
+    "ddt",
     "sweep",
     "boxes",
     "max_box_acc",

@@ -12,13 +12,16 @@ import itertools
 import statistics
 import tempfile
 import time
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
+from torch import Tensor, nn
 
 from c2am_dist import checkpoint
 from c2am_dist.checkpoint import Checkpoint
@@ -68,14 +71,17 @@ def save_model(folder: Path, encoder: str) -> C2AM:
     return model.eval()
 
 
-def bare_rate(model: C2AM, folder: Path, num_threads: int) -> float:
+def bare_rate(
+    forward: Callable[[Tensor], Tensor],
+    squared: Callable[[np.ndarray, int], np.ndarray],
+    folder: Path,
+    num_threads: int,
+) -> float:
     """Images per second of decode + forward, batch after batch, first batch not counted."""
-    model = model.to(DEVICE, memory_format=torch.channels_last)  # type: ignore
     torch.set_num_threads(num_threads)
 
     def decode(data: bytes) -> np.ndarray:
-        image = images.decode(data, min_side_px=SIZE_PX)
-        return images.resize_square(image, SIZE_PX)
+        return squared(images.decode(data, min_side_px=SIZE_PX), SIZE_PX)
 
     def batches():
         pending: list[bytes] = []
@@ -90,7 +96,7 @@ def bare_rate(model: C2AM, folder: Path, num_threads: int) -> float:
         for step, encoded in enumerate(itertools.islice(batches(), BARE_BATCHES)):
             pixels = torch.from_numpy(np.stack(list(pool.map(decode, encoded)))).to(DEVICE)
             with torch.autocast(DEVICE.type, torch.bfloat16, enabled=PRECISION == "bf16"):
-                model(encoders.normalise(pixels))[2].float().cpu()
+                forward(encoders.normalise(pixels)).float().cpu()
             if step == 0:
                 started = time.perf_counter()
             else:
@@ -98,41 +104,67 @@ def bare_rate(model: C2AM, folder: Path, num_threads: int) -> float:
     return num_images / (time.perf_counter() - started)
 
 
-def label_s(config: LabelConfig, *, shards: str, output: Path) -> float:
-    """Seconds that labeling these shards takes, from start to end."""
-    report = label(dataclasses.replace(config, input=(shards,), output=str(output)))
-    return report.elapsed_s
+def steady(
+    job_s: Callable[[str, Path], float], bare: Callable[[Path, int], float]
+) -> tuple[list[float], list[float], list[float], int]:
+    """Rates of a job once running and of a bare loop, in turns; and seconds for one shard; CPUs.
 
-
-def run() -> list[dict]:
-    bare, labeling, one_shard = [], [], []
+    Args:
+        job_s: does the job on shards into a folder and gives its seconds from start to end.
+        bare: images per second over the folder of shards, on so many threads.
+    """
+    running, alone, one_shard = [], [], []
     with (
         local_ray(object_store_bytes=STORE_BYTES) as cpus,
         tempfile.TemporaryDirectory() as name,
     ):
         folder = Path(name)
         write_shards(folder / "shards", NUM_SHARDS, SHARD_IMAGES)
-        model = save_model(folder / "model", ENCODER)
-        config = LabelConfig(
-            checkpoint=str(folder / "model"), batch_size=BATCH, precision=PRECISION
-        )
         first, every = str(folder / "shards" / "0000.parquet"), str(folder / "shards")
-        label_s(config, shards=first, output=folder / "warm-up")
+        job_s(first, folder / "warm-up")
         for step in range(NUM_ROUNDS):  # in turn, so that other load meets both
-            bare.append(bare_rate(model, folder / "shards", cpus))
-            one_shard.append(label_s(config, shards=first, output=folder / f"first-{step}"))
-            whole_s = label_s(config, shards=every, output=folder / f"every-{step}")
-            labeling.append(SHARD_IMAGES * (NUM_SHARDS - 1) / (whole_s - one_shard[-1]))
-    ratio = statistics.median(labeling) / statistics.median(bare)
-    listed = [" ".join(f"{rate:.1f}" for rate in rates) for rates in (labeling, bare)]
+            alone.append(bare(folder / "shards", cpus))
+            one_shard.append(job_s(first, folder / f"first-{step}"))
+            whole_s = job_s(every, folder / f"every-{step}")
+            running.append(SHARD_IMAGES * (NUM_SHARDS - 1) / (whole_s - one_shard[-1]))
+    return running, alone, one_shard, cpus
+
+
+def on_device(model: nn.Module) -> nn.Module:
+    """The model laid out as the actors' is."""
+    return model.to(DEVICE, memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+
+def row(what: str, target: float, rates: Sequence[list[float]], cpus: int) -> dict[str, Any]:
+    """Of the table: the ratio of the medians of a job's rates and the bare loop's."""
+    running, alone = (statistics.median(found) for found in rates)
+    job, bare = (" ".join(f"{rate:.1f}" for rate in found) for found in rates)
+    return {
+        "name": f"{what} / bare decode + forward, once running",
+        "measured": round(running / alone, 2),
+        "target": target,
+        "detail": f"{ENCODER}, {SIZE_PX} px, batch {BATCH}, {PRECISION}, {cpus} CPUs; "
+        f"images/s: {what} {job}, bare {bare}",
+    }
+
+
+def run() -> list[dict[str, Any]]:
+    with tempfile.TemporaryDirectory() as folder:
+        model = on_device(save_model(Path(folder) / "model", ENCODER))
+        config = LabelConfig(checkpoint=f"{folder}/model", batch_size=BATCH, precision=PRECISION)
+
+        def label_s(shards: str, output: Path) -> float:
+            job = dataclasses.replace(config, input=(shards,), output=str(output))
+            return label(job).elapsed_s
+
+        def bare(shards: Path, num_threads: int) -> float:
+            return bare_rate(
+                lambda batch: model(batch)[2], images.resize_square, shards, num_threads
+            )
+
+        labeling, alone, one_shard, cpus = steady(label_s, bare)
     return [
-        {
-            "name": "labeling / bare decode + forward, once running",
-            "measured": round(ratio, 2),
-            "target": 0.85,
-            "detail": f"{ENCODER}, {SIZE_PX} px, batch {BATCH}, {PRECISION}, {cpus} CPUs; "
-            f"images/s: labeling {listed[0]}, bare {listed[1]}",
-        },
+        row("labeling", 0.85, (labeling, alone), cpus),
         {
             "name": "labeling: seconds for one shard of 64 images",
             "measured": round(statistics.median(one_shard), 1),
