@@ -1,4 +1,4 @@
-"""An evaluation's figures and curves: ``metrics.json`` and ``metrics.curves.json`` beside it."""
+"""An evaluation's figures: ``metrics.json``, and beside it its curves, intervals and classes."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -7,7 +7,7 @@ from c2am_dist import storage
 from c2am_dist.config import EvaluateConfig
 from c2am_dist.report import provenance
 from c2am_dist.report.charts import Chart, Mark, Series
-from c2am_dist.report.page import Section, Table, Text, json_lines
+from c2am_dist.report.page import Section, Table, Text, json_lines, shown
 
 _TITLES = {
     "c2am": "C²AM",
@@ -18,23 +18,27 @@ _TITLES = {
     "centre": "centred box",
 }
 _LEVELS = ("30", "50", "70")
-_FORMAT = 1
-"""Of the curves' file (`evaluation.curves.FORMAT`)."""
+_FORMATS = {"curves": 1, "intervals": 1, "classes": 1}
+"""Of the files beside the metrics (`evaluation.curves.FORMAT`, `evaluation.job.FORMAT`)."""
+
+_Metrics = Mapping[str, Mapping[str, float]]
 
 
 def section(uri: str) -> Section:
     """Tables and curves of an evaluation.
 
     Args:
-        uri: of its metrics; curves are shown where their file stands beside it.
+        uri: of its metrics; curves, intervals and classes are shown where their files stand
+            beside it.
 
     Raises:
         FileNotFoundError: there are no metrics.
         ValueError: a file holds something else; names it.
     """
     metrics = _metrics(uri)
-    curves_uri = uri.removesuffix(".json") + ".curves.json"
-    curves = _curves(curves_uri) if storage.exists(curves_uri) else {}
+    curves_uri, curves = _beside(uri, "curves")
+    intervals_uri, intervals = _beside(uri, "intervals")
+    classes_uri, classes = _beside(uri, "classes")
     notes = [
         "In percent, but for thresholds and sides (shares) and counts. Plain names are honest; "
         "those that begin with oracle chose their threshold on the images they score."
@@ -43,6 +47,14 @@ def section(uri: str) -> Section:
         notes.append(
             f"No curves: {storage.name(curves_uri)} is not there. jobs/evaluate.py writes it."
         )
+    if intervals:
+        notes.append(
+            f"In brackets {100 * _number(intervals_uri, intervals, 'confidence'):g} % intervals, "
+            f"from {_number(intervals_uri, intervals, 'num_resamples'):,} resamples of the images."
+        )
+    tables = [_table(metrics, _intervals(intervals_uri, intervals))]
+    if classes:
+        tables.append(_class_table(classes_uri, classes))
     texts = []
     if isinstance(curves.get("config"), dict):
         line = provenance.command("evaluate.py", curves["config"], EvaluateConfig())
@@ -52,7 +64,7 @@ def section(uri: str) -> Section:
         id="scores",
         title="Scores",
         notes=notes,
-        tables=[_table(metrics)],
+        tables=tables,
         charts=[*_accuracy(uri, curves, metrics), *_precision(uri, curves, metrics)],
         texts=texts,
     )
@@ -70,20 +82,69 @@ def _is_number(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
-def _curves(uri: str) -> dict[str, Any]:
-    content = storage.read_json(uri)
-    if content.get("format") != _FORMAT:
-        raise ValueError(f"{uri}: not of format {_FORMAT}, which this version reads")
-    return content
+def _beside(uri: str, name: str) -> tuple[str, dict[str, Any]]:
+    """The URI of a file beside the metrics, and what it holds; {} where there is none."""
+    found = f"{uri.removesuffix('.json')}.{name}.json"
+    if not storage.exists(found):
+        return found, {}
+    content = storage.read_json(found)
+    if content.get("format") != _FORMATS[name]:
+        raise ValueError(f"{found}: not of format {_FORMATS[name]}, which this version reads")
+    return found, content
 
 
-def _table(metrics: Mapping[str, Mapping[str, float]]) -> Table:
+def _number(uri: str, content: Mapping[str, Any], name: str) -> float:
+    value = content.get(name)
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        raise ValueError(f"{uri}: {name} is no number")
+    return value
+
+
+def _intervals(uri: str, content: Mapping[str, Any]) -> dict[tuple[str, str], str]:
+    """``[57.1, 60.4]`` of a method and a metric.
+
+    Raises:
+        ValueError: there is something else; names it.
+    """
+    found = {}
+    try:
+        for method, metrics in content.get("intervals", {}).items():
+            for name, (low, high) in metrics.items():
+                found[method, name] = f"[{low:.1f}, {high:.1f}]"
+    except (AttributeError, TypeError, ValueError) as error:
+        raise ValueError(f"{uri}: the intervals are no pairs of numbers") from error
+    return found
+
+
+def _table(metrics: _Metrics, intervals: Mapping[tuple[str, str], str]) -> Table:
     names = dict.fromkeys(name for figures in metrics.values() for name in figures)
-    rows = [
-        [name, *(_cell(name, figures.get(name)) for figures in metrics.values())] for name in names
+    rows = []
+    for name in names:
+        cells = (
+            f"{_cell(name, figures.get(name))} {intervals.get((method, name), '')}".rstrip()
+            for method, figures in metrics.items()
+        )
+        rows.append([name, *cells])
+    return Table("Metrics", ["metric", *map(_title, metrics)], rows)
+
+
+def _class_table(uri: str, content: Mapping[str, Any]) -> Table:
+    """A row a class, the worst localized first."""
+    rows = content.get("classes")
+    if not isinstance(rows, list) or not rows or not all(isinstance(row, dict) for row in rows):
+        raise ValueError(f"{uri}: no list of classes")
+    columns = [name for name in rows[0] if name != "class"]
+    for row in rows:
+        for name in columns:
+            if row.get(name) is not None:
+                _number(uri, row, name)
+    first = next((name for name in columns if name.endswith("gt_known_loc")), "")
+    rows = sorted(rows, key=lambda row: (row.get(first) is None, row.get(first)))
+    cells = [
+        [shown(str(row.get("class"))), *(_cell(name, row.get(name)) for name in columns)]
+        for row in rows
     ]
-    head = ["metric", *map(_title, metrics)]
-    return Table("Metrics", head, rows)
+    return Table("Classes, the worst first", ["class", *columns], cells)
 
 
 def _title(method: str) -> str:
@@ -124,9 +185,7 @@ def _pairs(xs: list[float], ys: list[float]) -> list[tuple[float, float]]:
     return list(zip(xs, ys, strict=False))
 
 
-def _accuracy(
-    uri: str, curves: Mapping[str, Any], metrics: Mapping[str, Mapping[str, float]]
-) -> list[Chart]:
+def _accuracy(uri: str, curves: Mapping[str, Any], metrics: _Metrics) -> list[Chart]:
     name = next((name for name in _methods(curves) if "threshold" in curves[name]), "")
     method = curves.get(name, {})
     thresholds = _numbers(uri, method, "threshold")
@@ -166,9 +225,7 @@ def _accuracy(
     return made
 
 
-def _precision(
-    uri: str, curves: Mapping[str, Any], metrics: Mapping[str, Mapping[str, float]]
-) -> list[Chart]:
+def _precision(uri: str, curves: Mapping[str, Any], metrics: _Metrics) -> list[Chart]:
     found = []
     for name in _methods(curves):
         method, title = curves[name], _title(name)

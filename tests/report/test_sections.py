@@ -13,8 +13,8 @@ import ray
 import torch
 
 from c2am_dist import checkpoint, schema, storage
-from c2am_dist.evaluation import curves
-from c2am_dist.evaluation.figures import summarise
+from c2am_dist.evaluation import curves, job
+from c2am_dist.evaluation.figures import intervals, summarise
 from c2am_dist.evaluation.tally import Tally
 from c2am_dist.method import images
 from c2am_dist.report import figures, publish, rows
@@ -104,7 +104,30 @@ def test_the_report_finds_the_curves_of_an_evaluation(tmp_path: Path):
     assert "chosen 0.31" in page and "PxAP 71.5" in page and "centred box 56.9" in page
     assert "python jobs/evaluate.py --labels labels --annotations shards" in page
     assert re.search(r"num_images</th><td>12,000</td><td>12,000<", page)
-    assert figures._FORMAT == curves.FORMAT
+    formats = {"curves": curves.FORMAT, "intervals": job.FORMAT, "classes": job.FORMAT}
+    assert figures._FORMATS == formats
+
+
+def test_intervals_and_classes_stand_with_the_figures(tmp_path: Path):
+    tally = tally_of(12)
+    classes = [
+        {"class": "easy", "num_images": 7, "gt_known_loc": 85.714, "top1_loc": None},
+        {"class": "<b>hard", "num_images": 5, "gt_known_loc": 20.0, "top1_loc": None},
+        {"class": "unseen", "num_images": 0, "gt_known_loc": None, "top1_loc": None},
+    ]
+    (tmp_path / "m.json").write_text(json.dumps(summarise(tally, "c2am")))
+    found = intervals(tally, "c2am", num_resamples=50)
+    told = {"format": 1, "confidence": 0.95, "num_resamples": 1500, "intervals": found}
+    (tmp_path / "m.intervals.json").write_text(json.dumps(told))
+    (tmp_path / "m.classes.json").write_text(json.dumps({"format": 1, "classes": classes}))
+    page = make(tmp_path / "report", metrics=str(tmp_path / "m.json"))
+    assert "95 % intervals, from 1,500 resamples" in page
+    low, high = found["centre"]["gt_known_loc"]
+    assert f"[{low:.1f}, {high:.1f}]</td>" in page
+    cells = re.findall(r'<th scope="row">(.*?)</th>((?:<td>.*?</td>)+)', page)
+    order = [name for name, _ in cells if name in ("easy", "&lt;b&gt;hard", "unseen")]
+    assert order == ["&lt;b&gt;hard", "easy", "unseen"]
+    assert dict(cells)["unseen"] == "<td>0</td><td>–</td><td>–</td>"
 
 
 def test_metrics_without_curves_say_so(tmp_path: Path):
@@ -121,6 +144,18 @@ def test_metrics_without_curves_say_so(tmp_path: Path):
         ("metrics.json", '{"c2am": 3}', r"metrics\.json: 'c2am' is no object of numbers"),
         ("metrics.curves.json", '{"format": 9}', r"curves\.json: not of format 1"),
         ("metrics.curves.json", '{"format": 1, "c2am": {"threshold": ["a"]}}', "no list of num"),
+        ("metrics.intervals.json", '{"format": 1}', r"intervals\.json: confidence is no number"),
+        (
+            "metrics.intervals.json",
+            '{"format": 1, "confidence": 0.9, "num_resamples": 9, "intervals": {"c2am": {"a": 1}}}',
+            r"intervals\.json: the intervals are no pairs",
+        ),
+        ("metrics.classes.json", '{"format": 1, "classes": []}', r"classes\.json: no list of clas"),
+        (
+            "metrics.classes.json",
+            '{"format": 1, "classes": [{"class": "a", "n": "b"}]}',
+            r"classes\.json: n is no number",
+        ),
     ],
 )
 def test_files_that_are_no_evaluation_are_refused(
