@@ -77,6 +77,7 @@ def test_presets_are_the_data_sets_and_settings_change_them():
         ({"settings": ("c2am:optim.epochs=many",)}, r"optim\.epochs: 'many' is not a number"),
         ({"settings": ("c2am:loss.alpha=-1",)}, r"c2am-resnet50-moco: loss\.alpha must be >= 0"),
         ({"bootstrap": -1}, "bootstrap must be >= 0"),
+        ({"size_px": 0}, "size_px must be positive"),
     ],
 )
 def test_what_means_nothing_is_refused_by_name(changes: dict[str, object], message: str):

@@ -31,6 +31,10 @@ class WsolConfig:
     """What tells classes for Top-1 and Top-5 Loc, and has cam's maps: ``ENCODER=WEIGHTS``, a
     torchvision classifier's whose outputs are the sorted labels of ``train``. If unset, one is
     trained from the first start."""
+    size_px: int | None = None
+    """Side in pixels of the square that plain weights see: DDT's encoders, and ``classifier``. If
+    unset 224, and for classes the middle of 256. What is trained here sees what it was trained
+    on."""
     methods: tuple[WsolMethod, ...] = ("cam", "ddt", "bridging", "c2am", "c2am+psol")
     """Rows of each start; ``cam`` has one, of the classifier. The centred box is always there."""
     settings: tuple[str, ...] = ()
@@ -49,6 +53,8 @@ class WsolConfig:
         is_pair = "=" in self.classifier.strip("=")
         require(not self.classifier or is_pair, "classifier", "ENCODER=WEIGHTS", self.classifier)
         require(len(set(self.methods)) == len(self.methods), "methods", "distinct", self.methods)
+        is_size = self.size_px is None or self.size_px > 0
+        require(is_size, "size_px", "positive", self.size_px)
         require(self.bootstrap >= 0, "bootstrap", ">= 0", self.bootstrap)
 
     def check_complete(self) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 from c2am_dist import storage
 from c2am_dist.config import TrainConfig, to_json
 from c2am_dist.config.reproduce import WsolConfig
+from c2am_dist.labeling.models import PLAIN_PX
 from c2am_dist.reproduce import published
 from c2am_dist.reproduce.published import Published
 from c2am_dist.reproduce.rows import Row
@@ -102,6 +103,8 @@ def _differs(config: WsolConfig, result: Result) -> str:
     """Data, weights and budget of the row, where the papers have ImageNet or CUB and their own."""
     data = ", ".join(storage.name(uri) for uri in config.train)
     told = [f"weights {storage.name(result.row.weights) or 'trained here'}"]
+    if not result.steps:
+        told.append(f"{config.size_px or PLAIN_PX} px")
     for name, run in result.steps.items():
         images = f"{run.data.limit} images" if run.data.limit else f"all of {data}"
         length = f"{run.optim.max_steps} steps" if run.optim.max_steps else (

@@ -31,6 +31,8 @@ class Source:
     encoder: str | None = None
     """Of a plain torchvision one; a run's checkpoint knows its own."""
     class_names: str = ""
+    size_px: int | None = None
+    """Side of what a plain one sees."""
 
 
 def wsol(config: WsolConfig) -> list[Result]:
@@ -49,6 +51,8 @@ def wsol(config: WsolConfig) -> list[Result]:
             checkpoint=source.checkpoint,
             architecture=source.encoder,
             class_names=source.class_names,
+            resize_px=source.size_px,
+            crop_px=source.size_px,
             input=config.val,
             output=predictions,
         )
@@ -72,21 +76,23 @@ def _classifier(config: WsolConfig, first: Row) -> Source:
     classes = shards.classes_of(shards.index(uris, columns=["image_id", "label"]))
     names = _join(config, "classes.txt")
     storage.write_bytes(names, "".join(f"{name}\n" for name in classes).encode())
-    return Source(weights, encoder, names)
+    return Source(weights, encoder, names, config.size_px)
 
 
 def _label(config: WsolConfig, row: Row, source: Source) -> tuple[str, dict[str, Any]]:
     """The labels of the images to score, and what was trained for them: method -> its config."""
     output = _join(config, f"labels/{row.name}")
+    plain = {
+        "method": "ddt", "checkpoint": row.weights, "encoder": row.encoder,
+        "size_px": config.size_px,
+    }  # fmt: skip
     if row.method == "cam":
-        own: dict[str, Any] = {"checkpoint": source.checkpoint, "class_names": source.class_names}
-        _label_by(config, output, method="cam", encoder=source.encoder, **own)
+        _label_by(config, output, method="cam", **dataclasses.asdict(source))
     elif row.method == "ddt":
-        _label_by(config, output, method="ddt", checkpoint=row.weights, encoder=row.encoder)
+        _label_by(config, output, **plain)
     elif row.method == "ddt+psol":
         boxes = _join(config, f"labels/train-ddt-{row.encoder}-{row.initialization}")
-        plain: dict[str, Any] = {"checkpoint": row.weights, "encoder": row.encoder}
-        _label_by(config, boxes, input=config.train, method="ddt", write_maps="none", **plain)
+        _label_by(config, boxes, input=config.train, write_maps="none", **plain)
         _label_by(config, output, checkpoint=_fit(config, "psol", row, boxes))
     elif row.method == "c2am+psol":
         boxes = _join(config, f"labels/train-c2am-{row.encoder}-{row.initialization}")
