@@ -117,6 +117,11 @@ def test_psol_scales_its_learning_rate_with_the_batch():
             {"method": "bridging", "optim.compile": True},
             r"optim\.compile must be off with bridging",
         ),
+        ({"model.last_layer": "weights"}, r"model\.last_layer must be 'new'"),
+        (
+            {"method": "classifier", "model.last_layer": "weights", "model.weights": "none"},
+            r"model\.last_layer must be 'new' with random weights",
+        ),
         ({"method": "psol", "data.random_resize": True}, r"data\.random_resize must be off"),
         ({"bridging.background_threshold": 0.5}, r"bridging\.background_threshold must be in"),
         ({"bridging.drop_rate": 1.5}, r"bridging\.drop_rate must be in \[0, 1\]"),

@@ -11,9 +11,12 @@ import torch
 from c2am_dist import checkpoint
 from c2am_dist.assumptions import PlanConfig
 from c2am_dist.config import TrainConfig, override, to_json
+from c2am_dist.data import synthetic
 from c2am_dist.forecast import Cluster
+from c2am_dist.method.encoders import build_encoder
 from c2am_dist.training import dry_run, fit
 from c2am_dist.training.fit import refuse_other_config
+from c2am_dist.training.inputs import LastLayer, check_last_layer
 from tests.conftest import BASE
 from tests.images import write_shards
 from tests.labeled import Labeled, picture, write_set
@@ -37,6 +40,7 @@ def interrupted(finished: Path, name: str) -> Path:
 
 @pytest.mark.usefixtures("ray_cluster")
 def test_bridging_on_two_workers_and_resumed_on_one_ends_in_the_same_weights(tmp_path: Path):
+    bias = torch.linspace(-1, 1, len(synthetic.CLASSES))
     config = override(
         TrainConfig(),
         {
@@ -47,6 +51,8 @@ def test_bridging_on_two_workers_and_resumed_on_one_ends_in_the_same_weights(tmp
             "optim.nesterov": True,
             "optim.power": 0.0,
             "optim.decay_epochs": (1.0,),  # after three steps
+            "model.weights": _save_classifier(tmp_path / "weights.pth", bias),
+            "model.last_layer": "weights",
             "bridging.drop_threshold": 0.5,
             "bridging.drop_rate": 0.5,
             "run.storage": str(tmp_path),
@@ -56,7 +62,9 @@ def test_bridging_on_two_workers_and_resumed_on_one_ends_in_the_same_weights(tmp
     two = Path(fit(config).run)
     saved, _ = checkpoint.load(str(two))
     assert (saved.method, saved.step, saved.output_stride) == ("bridging", 6, 16)
-    assert len(saved.classes) > 1 and saved.polarity == "" and saved.boxes_sha256 == ""
+    assert saved.classes == sorted(synthetic.CLASSES)
+    assert saved.polarity == "" and saved.boxes_sha256 == ""
+    torch.testing.assert_close(saved.model["fc.bias"], bias, rtol=0, atol=0.01)  # 6 small steps
     assert json.loads(saved.config)["bridging"]["drop_rate"] == 0.5
     rows = rows_of(two)
     for row in rows:
@@ -73,6 +81,36 @@ def test_bridging_on_two_workers_and_resumed_on_one_ends_in_the_same_weights(tmp
         torch.testing.assert_close(resumed.model[name], tensor, rtol=1e-3, atol=1e-3, msg=name)
     for ours, theirs in zip(rows_of(one), rows, strict=True):
         assert math.isclose(ours["loss"], theirs["loss"], rel_tol=1e-3)
+
+
+def _save_classifier(path: Path, bias: torch.Tensor) -> str:
+    """A classifier in torchvision's format."""
+    torch.manual_seed(0)
+    encoder = build_encoder("resnet18")
+    linear = {"fc.weight": torch.zeros(len(bias), encoder.num_last_features), "fc.bias": bias}
+    torch.save(encoder.state_dict() | linear, path)
+    return str(path)
+
+
+@pytest.mark.parametrize(
+    ("found", "message"),
+    [
+        (None, r"last_layer: w\.pth has no linear layer over the features of resnet50"),
+        (LastLayer(num_outputs=3, classes=[]), r"w\.pth has 3 outputs, and data\.train 2 classes"),
+        (
+            LastLayer(num_outputs=2, classes=["cat", "emu"]),
+            r"w\.pth knows other classes than data\.train has, such as 'emu' instead of 'dog'",
+        ),
+    ],
+)
+def test_a_last_layer_of_other_classes_is_refused(found: LastLayer | None, message: str):
+    values = {"method": "classifier", "model.weights": "w.pth", "model.last_layer": "weights"}
+    config = override(TrainConfig(), values)
+    with pytest.raises(ValueError, match=message):
+        check_last_layer(config, found, ["cat", "dog"])
+    check_last_layer(override(config, {"model.last_layer": "new"}), found, ["cat", "dog"])
+    for classes in ([], ["cat", "dog"]):
+        check_last_layer(config, LastLayer(num_outputs=2, classes=classes), ["cat", "dog"])
 
 
 @pytest.mark.usefixtures("ray_cluster")

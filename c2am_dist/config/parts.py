@@ -69,6 +69,10 @@ class ModelConfig:
     weights: str = ""
     """Where the encoder starts: a torchvision weights name (``IMAGENET1K_V2``), a file or URI
     of a torchvision, MoCo, DetCo, DINO or c2am-dist checkpoint, or ``none`` for random."""
+    last_layer: Literal["new", "weights"] = "new"
+    """classifier and bridging: begin with a last layer of random numbers, or with that of
+    ``weights``, whose outputs must be the classes of ``data.train``: those a checkpoint names, of a
+    torchvision one the sorted labels (ImageNet's order)."""
     head_init: HeadInit = "kaiming_normal"
     """Initialization of the activation head's 3x3 convolution (paper, Table 6)."""
     norm: Literal["sync", "worker", "frozen"] = "sync"

@@ -61,6 +61,10 @@ class TrainConfig:
             self._check_c2am()
         if self.method == "bridging":
             self._check_bridging()
+        is_kept = self.model.last_layer == "weights"
+        is_free = not is_kept or (self.needs_labels and self.model.weights != "none")
+        what = "'new' with random weights, and with methods that know no classes"
+        require(is_free, "model.last_layer", what, self.model.last_layer)
         if self.method == "psol":
             require(not self.data.random_resize, "data.random_resize", "off with psol", True)
         else:

@@ -23,9 +23,9 @@ from c2am_dist.method.psol import BoxRegressor
 from c2am_dist.method.weights import (
     WeightsError,
     is_weights_name,
+    linear_layer,
     load_weights,
     read_state_dict,
-    strip_wrappers,
     torchvision_state_dict,
 )
 
@@ -33,8 +33,6 @@ PLAIN_PX = 224
 """Side of the images that torchvision's encoders were trained on."""
 SHARD_LABELS = "labels"
 """``class_names``: the sorted labels of the shards."""
-_LINEAR_LAYERS = ("fc", "classifier")
-"""What torchvision calls the layer over the pooled features, of ResNets and of DenseNets."""
 
 
 class Source(NamedTuple):
@@ -108,7 +106,7 @@ def _plain(
     encoder = build_encoder(name)
     load_weights(encoder, state)
     model = {f"encoder.{key}": value for key, value in encoder.state_dict().items()}
-    linear, classes = _linear(strip_wrappers(state), encoder.num_last_features), list[str]()
+    linear, classes = linear_layer(state, encoder.num_last_features), list[str]()
     if linear is not None and class_names is not None:
         model |= {"fc.weight": linear[0], "fc.bias": linear[1]}
         classes = list(class_names())
@@ -128,16 +126,6 @@ def _plain(
         weights_sha256="",
         config="{}",
     )
-
-
-def _linear(state: Mapping[str, Any], num_features: int) -> tuple[Tensor, Tensor] | None:
-    """Weight and bias of the layer that classifies the encoder's pooled features, if there is."""
-    for name in _LINEAR_LAYERS:
-        weight, bias = state.get(f"{name}.weight"), state.get(f"{name}.bias")
-        if isinstance(weight, Tensor) and isinstance(bias, Tensor):
-            if weight.ndim == 2 and weight.shape[1] == num_features and len(bias) == len(weight):
-                return weight.float(), bias.float()
-    return None
 
 
 def check_class_names(uri: str, names: Sequence[str], num_outputs: int) -> None:

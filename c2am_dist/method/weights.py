@@ -27,6 +27,8 @@ class LoadReport(NamedTuple):
     """Keys of the checkpoint that the encoder does not have, such as a classifier's."""
 
 
+# What torchvision calls the layer over pooled features: ResNets and DenseNets.
+_LINEAR_LAYERS = ("fc", "classifier")
 # What wrappers put around a state dict (the teacher is what DINO's authors evaluate) ...
 _NESTS = ("state_dict", "model", "teacher", "student")
 # ... and in front of its keys. MoCo's encoder_q is the trained one; encoder_k, its average,
@@ -106,6 +108,22 @@ def load_weights(
         missing=tuple(sorted(missing)),
         unexpected=tuple(sorted(found.keys() - expected.keys())),
     )
+
+
+def linear_layer(state_dict: Mapping[str, Any], num_features: int) -> tuple[Tensor, Tensor] | None:
+    """Weight (k c) and bias (k) of the layer that classifies an encoder's pooled features, if any.
+
+    Args:
+        state_dict: a checkpoint's; nesting and prefixes are understood as by `load_weights`.
+        num_features: c, of the encoder's last stage; VGG-16's own layers take another number.
+    """
+    state = strip_wrappers(state_dict)
+    for name in _LINEAR_LAYERS:
+        weight, bias = state.get(f"{name}.weight"), state.get(f"{name}.bias")
+        if isinstance(weight, Tensor) and isinstance(bias, Tensor):
+            if weight.ndim == 2 and weight.shape[1] == num_features and len(bias) == len(weight):
+                return weight.float(), bias.float()
+    return None
 
 
 def bare_key(key: str) -> str:

@@ -81,6 +81,8 @@ def _plan_job(config: TrainConfig, run: str, found: Inputs) -> Job:
     row_groups = plan.limit(found.row_groups, config.data.limit)
     per_epoch, total_steps = inputs.num_steps(config, row_groups)
     _refuse_other_boxes(run, found.boxes_sha256)
+    classes = shards.classes_of(row_groups) if config.needs_labels else []
+    inputs.check_last_layer(config, found.last_layer, classes)
     if not found.has_weights and config.method == "c2am":
         logger.warning(
             "model.weights none: from a random encoder the map may follow the image border "
@@ -95,7 +97,7 @@ def _plan_job(config: TrainConfig, run: str, found: Inputs) -> Job:
         config=config,
         run=run,
         row_groups=row_groups,
-        classes=shards.classes_of(row_groups) if config.needs_labels else [],
+        classes=classes,
         steps_per_epoch=per_epoch,
         total_steps=total_steps,
         encoder_weights=found.encoder_weights,

@@ -15,7 +15,21 @@ from c2am_dist.data import plan, pseudo_boxes, shards
 from c2am_dist.data.pseudo_boxes import PseudoBoxes
 from c2am_dist.data.shards import RowGroup
 from c2am_dist.method import encoders
-from c2am_dist.method.weights import load_weights, read_state_dict, torchvision_state_dict
+from c2am_dist.method.weights import (
+    linear_layer,
+    load_weights,
+    read_state_dict,
+    torchvision_state_dict,
+)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class LastLayer:
+    """Of the weights, over the encoder's pooled features."""
+
+    num_outputs: int
+    classes: Sequence[str]
+    """What a checkpoint of this package calls them; else empty."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -33,6 +47,8 @@ class Inputs:
     """Reference to the pseudo boxes, or to None where the method learns none."""
     boxes_sha256: str = ""
     """Their digest; empty without any."""
+    last_layer: LastLayer | None = None
+    """Of the weights, where they have one."""
 
 
 def read_inputs(config: TrainConfig) -> Inputs:
@@ -46,12 +62,13 @@ def read_inputs(config: TrainConfig) -> Inputs:
             names the culprit.
     """
     row_groups, boxes = find_images(config)
-    weights, sha256 = _encoder_weights(config)
+    weights, sha256, last_layer = _encoder_weights(config)
     return Inputs(
         row_groups=row_groups,
         encoder_weights=ray.put(weights),
         has_weights=weights is not None,
         weights_sha256=sha256,
+        last_layer=last_layer,
         boxes=ray.put(boxes),
         boxes_sha256=boxes.sha256() if boxes is not None else "",
     )
@@ -85,29 +102,57 @@ def num_steps(config: TrainConfig, row_groups: Sequence[RowGroup]) -> tuple[int,
     return per_epoch, total_steps
 
 
-def _encoder_weights(config: TrainConfig) -> tuple[dict[str, Tensor] | None, str]:
-    """The state dict ``model.weights`` names, checked against the encoder, and its SHA-256."""
+def check_last_layer(config: TrainConfig, found: LastLayer | None, classes: Sequence[str]) -> None:
+    """Raises ValueError when the weights' last layer is wanted and is not of these classes."""
+    if config.model.last_layer == "new":
+        return
     uri = config.model.weights
+    if found is None:
+        raise ValueError(
+            f"model.last_layer: {uri} has no linear layer over the features of "
+            f"{config.model.encoder}"
+        )
+    if found.num_outputs != len(classes):
+        raise ValueError(
+            f"model.last_layer: {uri} has {found.num_outputs} outputs, and data.train "
+            f"{len(classes)} classes"
+        )
+    if found.classes and list(found.classes) != list(classes):
+        first = next(pair for pair in zip(found.classes, classes, strict=True) if len({*pair}) > 1)
+        raise ValueError(
+            f"model.last_layer: {uri} knows other classes than data.train has, such as "
+            f"{first[0]!r} instead of {first[1]!r}"
+        )
+
+
+def _encoder_weights(
+    config: TrainConfig,
+) -> tuple[dict[str, Tensor] | None, str, LastLayer | None]:
+    """The state dict ``model.weights`` names, checked against the encoder, and its SHA-256."""
+    uri, classes = config.model.weights, list[str]()
     if uri == "none":
-        return None, ""
+        return None, "", None
     if storage.exists(uri):
         if storage.info(uri).is_file:
             data = storage.read_bytes(uri)
             state, sha256 = read_state_dict(data, uri), hashlib.sha256(data).hexdigest()
         else:
             restored, sha256 = checkpoint.load(uri)
-            state = restored.model
+            state, classes = restored.model, restored.classes
     elif "/" in uri or "." in os.path.basename(uri).replace("_Weights.", ""):
         raise FileNotFoundError(f"model.weights: {uri}: no such file")
     else:
         state = torchvision_state_dict(config.model.encoder, uri)
         sha256 = ""
+    encoder = encoders.build_encoder(config.model.encoder)
     try:
-        report = load_weights(encoders.build_encoder(config.model.encoder), state)
+        report = load_weights(encoder, state)
     except ValueError as error:
         raise ValueError(f"model.weights: {uri}: {error}") from error
     print(
         f"{uri}: {len(report.matched)} keys matched, {len(report.missing)} missing, "
         f"{len(report.unexpected)} not of the encoder"
     )
-    return state, sha256
+    linear = linear_layer(state, encoder.num_last_features)
+    last_layer = LastLayer(num_outputs=len(linear[1]), classes=classes) if linear else None
+    return state, sha256, last_layer

@@ -24,7 +24,9 @@ from c2am_dist.data.pseudo_boxes import PseudoBoxes
 from c2am_dist.data.shards import RowGroup
 from c2am_dist.data.stream import Part
 from c2am_dist.method import encoders, optim
-from c2am_dist.method.weights import load_weights
+from c2am_dist.method.bridging_model import BridgingClassifier
+from c2am_dist.method.classifier import Classifier
+from c2am_dist.method.weights import linear_layer, load_weights
 from c2am_dist.training.batch import Autocast, Batch
 from c2am_dist.training.failures import TrainingStopped
 from c2am_dist.training.methods import METHODS, Model
@@ -156,6 +158,8 @@ def _restore(job: Job, device: torch.device) -> tuple[Model, torch.optim.Optimiz
         model.load_state_dict(restored.model)
     elif (weights := ray.get(job.encoder_weights)) is not None:
         load_weights(model.encoder, weights)
+        if config.model.last_layer == "weights":
+            _load_last_layer(model, weights)
     model.to(device=device, memory_format=torch.channels_last).train()  # type: ignore[call-overload]
     if config.model.norm == "frozen":
         encoders.freeze_norm(model.encoder)
@@ -179,6 +183,16 @@ def _restore(job: Job, device: torch.device) -> tuple[Model, torch.optim.Optimiz
     if config.optim.compile:
         model.encoder.compile()
     return model, optimizer, latest or 0
+
+
+def _load_last_layer(model: Model, weights: dict[str, Tensor]) -> None:
+    """Fills a classifier's ``fc``, whose classes the driver has compared."""
+    assert isinstance(model, Classifier | BridgingClassifier)
+    linear = linear_layer(weights, model.encoder.num_last_features)
+    assert linear is not None
+    with torch.no_grad():
+        model.fc.weight.copy_(linear[0])
+        model.fc.bias.copy_(linear[1])
 
 
 def _replicate(model: Model) -> nn.Module:
