@@ -41,6 +41,8 @@ class WsolConfig:
     """Changes to the presets: ``METHOD:PATH=VALUE``, such as ``c2am:optim.epochs=2``, by the dotted
     path of training's flags. METHOD is ``classifier``, ``bridging``, ``c2am``, ``psol`` or
     ``all``."""
+    precision: Literal["bf16", "float32"] = "float32"
+    """Autocast type when images are labeled and classified; of training see ``optim.precision``."""
     bootstrap: int = 1000
     """Resamples for 95% confidence intervals; none if 0."""
 

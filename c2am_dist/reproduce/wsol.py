@@ -53,6 +53,7 @@ def wsol(config: WsolConfig) -> list[Result]:
             class_names=source.class_names,
             resize_px=source.size_px,
             crop_px=source.size_px,
+            precision=config.precision,
             input=config.val,
             output=predictions,
         )
@@ -108,7 +109,7 @@ def _label(config: WsolConfig, row: Row, source: Source) -> tuple[str, dict[str,
 
 def _label_by(config: WsolConfig, output: str, **flags: Any) -> None:
     _step("label", output)
-    values: dict[str, Any] = {"input": config.val} | flags
+    values: dict[str, Any] = {"input": config.val, "precision": config.precision} | flags
     label(LabelConfig(**values, output=output))
 
 
