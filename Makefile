@@ -10,8 +10,8 @@ STORAGE := local
 quickstart: $(INSTALLED)  ## the whole main job on generated images, in runs/quickstart
 	$(BIN)/python jobs/quickstart.py --storage $(STORAGE)
 
-test: $(INSTALLED)  ## the test suite
-	$(BIN)/python -m pytest
+test: $(INSTALLED)  ## the test suite, two files at a time: each half has its own Ray and S3 server
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 check: $(INSTALLED)  ## lint, format, types, layers
 	$(BIN)/ruff check .

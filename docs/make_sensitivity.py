@@ -169,9 +169,11 @@ def setting(table: pa.Table, told: Mapping[str, Any]) -> dict[str, str]:
 
 
 def command(told: Mapping[str, Any]) -> str:
-    """A sweep's command line, without the place of this machine's test data."""
+    """A sweep's command line, without this machine's places for test data and runs."""
     words = [word.replace(os.environ.get("C2AM_SHARED") or "\0", "$C2AM_SHARED")
              for word in told["command"]]  # fmt: skip
+    if "--run.storage" in words:
+        words[words.index("--run.storage") + 1] = "runs"
     return " ".join(word if word.startswith("$") else shlex.quote(word) for word in words)
 
 
