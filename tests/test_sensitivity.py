@@ -86,6 +86,15 @@ def test_what_the_trials_have_in_common_is_read_from_the_sweep():
         assert line in text
 
 
+def test_a_command_names_no_place_of_the_machine_that_ran_it(monkeypatch: pytest.MonkeyPatch):
+    make = load(ROOT / "docs" / "make_sensitivity.py")
+    monkeypatch.setenv("C2AM_SHARED", "/home/me/data")
+    words = "python tune/sweep.py --data.train /home/me/data/train --run.storage /home/me/runs"
+    told = {"command": [*words.split(), "--sweep", "a=1 2"]}
+    shown = "python tune/sweep.py --data.train $C2AM_SHARED/train --run.storage runs --sweep 'a=1 2'"
+    assert make.command(told) == shown
+
+
 def test_the_studentized_range_is_that_of_the_tables():
     # q(0.95; k, degrees of freedom), from the tables in any textbook.
     tables = {(2, 10): 3.15, (4, 4): 5.76, (4, 8): 4.53, (9, 10): 5.46, (9, 20): 4.90}
