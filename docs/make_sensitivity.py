@@ -27,8 +27,8 @@ ALPHA, INIT, METRIC = "loss.alpha", "model.head_init", "gt_known_loc"
 TABLE_6 = {"kaiming_normal": 66.51, "kaiming_uniform": 66.44, "normal": 66.82, "uniform": 66.67}
 
 BOUNDS = (
-    "(19 of 20 times, by the pooled spread of the seeds: Tukey's studentized range for a span, "
-    "Student's t for a difference.)"
+    "(19 of 20 times, by the pooled spread of the seeds less what a seed does to all points alike: "
+    "Tukey's studentized range for a span, Student's t for a difference.)"
 )
 
 Groups = dict[Any, list[float]]

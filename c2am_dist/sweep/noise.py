@@ -11,9 +11,13 @@ _NUM_DRAWS = 200_000
 class Noise:
     """What differences between points' means chance alone makes, in 19 of 20 cases.
 
+    A seed brings the same images in the same order to every point, so it may lift or lower all of
+    them alike, and that does not blur their differences. Where every point has every seed, such
+    levels are taken out (a randomized complete block design with the seeds as blocks).
+
     Args:
-        points: the objective of each point's finished seeds. Their deviation is taken for the same
-            at every point, and pooled.
+        points: the objective of each point's finished seeds, in the seeds' order. Their deviation
+            is taken for the same at every point, and pooled.
 
     Raises:
         ValueError: no point has two seeds.
@@ -21,12 +25,20 @@ class Noise:
 
     def __init__(self, points: Iterable[Sequence[float]]) -> None:
         seeds = [values for values in points if values]
+        numbers = {len(values) for values in seeds}
+        is_complete = len(seeds) > 1 and len(numbers) == 1
         self._freedom = sum(len(values) - 1 for values in seeds)
         if not self._freedom:
             raise ValueError("no point has two finished seeds, so nothing says what seeds change")
         squares = sum((len(v) - 1) * statistics.variance(v) for v in seeds if len(v) > 1)
+        if is_complete:
+            (num_seeds,) = numbers
+            levels = [statistics.mean(values) for values in zip(*seeds, strict=True)]
+            squares -= len(seeds) * (num_seeds - 1) * statistics.variance(levels)
+            self._freedom -= num_seeds - 1
         # Where points differ in their number of seeds: with the harmonic mean of the numbers.
-        self._error = (squares / self._freedom / statistics.harmonic_mean(map(len, seeds))) ** 0.5
+        number = statistics.harmonic_mean(map(len, seeds))
+        self._error = (max(squares, 0.0) / self._freedom / number) ** 0.5
 
     def range_bound(self, num_points: int) -> float:
         """What the largest less the smallest of so many means stays below."""
