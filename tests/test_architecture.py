@@ -27,6 +27,8 @@ def test_every_checkpoint_is_loaded_as_weights_only():
         ("labeling.decode, c2am_dist.labeling.rows", ("torch", "ray.train")),
         ("labeling.files", ("torch", "ray.train", "numba")),
         ("evaluation.tally", ("torch", "ray.train")),
+        ("method.cam_files, c2am_dist.method.confusion", ("torch", "numba")),
+        ("method.refine, c2am_dist.method.crf", ("torch", "numba", "pydensecrf")),
     ],
 )
 def test_tasks_load_only_what_they_need(modules: str, absent: tuple[str, ...]):

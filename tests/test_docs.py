@@ -120,7 +120,8 @@ def test_every_direct_dependency_is_explained_with_its_versions():
             re.MULTILINE,
         )
     )
-    direct = [*project["dependencies"], *project["optional-dependencies"]["dev"]]
+    extras = project["optional-dependencies"].values()
+    direct = [*project["dependencies"], *(name for extra in extras for name in extra)]
     assert len(rows) == len(direct)
     for requirement in direct:
         name, at_least = re.fullmatch(r"([\w-]+)(?:\[.*\])?>=([\d.]+)", requirement).groups()  # type: ignore
