@@ -19,6 +19,7 @@ from torch import Tensor
 
 from c2am_dist.method.activation import normalise
 from c2am_dist.method.cam import check_classes
+from c2am_dist.method.vectors import directions, wide
 
 NormClass = Literal["target", "best"]
 
@@ -81,7 +82,7 @@ VGG16_IMAGENET = dataclasses.replace(VGG16_CUB, norm_class="target")
 
 def channel_norm(features: Float[Tensor, "n c h w"]) -> Float[Tensor, "n 1 h w"]:
     """The length of the feature vector at each cell, ||F||, >= 0; float32 at least."""
-    return torch.linalg.vector_norm(_wide(features), dim=1, keepdim=True)
+    return torch.linalg.vector_norm(wide(features), dim=1, keepdim=True)
 
 
 def norm_map(features: Float[Tensor, "n c h w"]) -> Float[Tensor, "n 1 h w"]:
@@ -100,8 +101,8 @@ def similarity_maps(
     0 where either is zero. float32 at least, also under autocast.
     """
     with torch.autocast(features.device.type, enabled=False):
-        directions, rows = _directions(features), _directions(weight)
-        return torch.einsum("nchw,kc->nkhw", directions, rows.to(directions.dtype))
+        cells, rows = directions(features), directions(weight)
+        return torch.einsum("nchw,kc->nkhw", cells, rows.to(cells.dtype))
 
 
 class Decomposition(NamedTuple):
@@ -131,7 +132,7 @@ def decompose(
     """
     check_classes(class_index, len(weight))
     rows = weight[class_index]
-    length = torch.linalg.vector_norm(_wide(rows), dim=1).view(-1, 1, 1, 1)
+    length = torch.linalg.vector_norm(wide(rows), dim=1).view(-1, 1, 1, 1)
     return Decomposition(channel_norm(features), length, target_similarity(features, rows))
 
 
@@ -140,8 +141,8 @@ def target_similarity(
 ) -> Float[Tensor, "n 1 h w"]:
     """As :func:`similarity_maps`, of one class per image; ``rows`` are those classes' weights."""
     with torch.autocast(features.device.type, enabled=False):
-        directions, units = _directions(features), _directions(rows)
-        return torch.einsum("nchw,nc->nhw", directions, units.to(directions.dtype))[:, None]
+        cells, units = directions(features), directions(rows)
+        return torch.einsum("nchw,nc->nhw", cells, units.to(cells.dtype))[:, None]
 
 
 def similarity_loss(
@@ -198,7 +199,7 @@ def attentive_dropout(
         generator: of the features' device; torch's global one if None.
     """
     with torch.no_grad():
-        mean = _wide(features).mean(dim=1, keepdim=True)
+        mean = wide(features).mean(dim=1, keepdim=True)
         is_bright = mean > threshold * mean.amax(dim=(2, 3), keepdim=True)
         if draws is None:
             draws = torch.rand(mean.shape, device=mean.device, generator=generator)
@@ -210,7 +211,7 @@ def drop_loss(
     features: Float[Tensor, "n c h w"], dropped: Float[Tensor, "n c h w"]
 ) -> Float[Tensor, " n"]:
     """Mean absolute difference of features with and without attentive dropout, >= 0."""
-    return (_wide(features) - _wide(dropped)).abs().mean(dim=(1, 2, 3))
+    return (wide(features) - wide(dropped)).abs().mean(dim=(1, 2, 3))
 
 
 class BridgingOutput(NamedTuple):
@@ -253,8 +254,8 @@ def bridging_loss(
         constants: one of the published sets, or others.
         is_warmup: leaves out the two alignment losses: both are 0 then.
     """
-    features = _wide(output.features)
-    classification = F.cross_entropy(_wide(output.logits), target, reduction="none")
+    features = wide(output.features)
+    classification = F.cross_entropy(wide(output.logits), target, reduction="none")
     drop = constants.drop_weight * drop_loss(features, output.dropped)
     if is_warmup:
         nothing = torch.zeros_like(classification)
@@ -276,18 +277,6 @@ def bridging_loss(
         constants.similarity_weight * alignment,
         constants.norm_weight * norm_loss(norms, similarity),
     )
-
-
-def _wide(values: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
-    return values.to(torch.promote_types(values.dtype, torch.float32))
-
-
-def _directions(vectors: Float[Tensor, "n c ..."]) -> Float[Tensor, "n c ..."]:
-    """Vectors along the channels at length one; zero stays zero and passes no gradient."""
-    wide = _wide(vectors)
-    length = torch.linalg.vector_norm(wide, dim=1, keepdim=True)
-    # Not F.normalize, which passes a gradient of 1e12 where features are zero.
-    return wide / torch.where(length == 0, torch.inf, length)
 
 
 def _mean(values: Float[Tensor, "n 1 h w"], region: Bool[Tensor, "n 1 h w"]) -> Float[Tensor, " n"]:
