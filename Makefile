@@ -28,7 +28,7 @@ docs: $(INSTALLED)  ## what is made from the code: docs/cli.md, the plans in doc
 
 $(INSTALLED): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev,crf]'
 	touch $@
 
 clean:
