@@ -88,13 +88,15 @@ def alpha_verdict(found: Groups) -> str:
     zero = means.pop(0.0)
     low, high, mean = min(means.values()), max(means.values()), statistics.mean(means.values())
     noise = Noise(found.values())
+    with_levels = Noise(found.values(), takes_levels_out=False).gap_bound(len(means))
     flat, clear = noise.range_bound(len(means)), noise.gap_bound(len(means))
     is_lowest, is_clear, is_flat = zero < low, mean - zero > clear, high - low < flat
     agrees = "agrees" if is_lowest and is_clear and is_flat else "does not agree in full"
     return (
         f"α = 0 gives {zero:.2f}, the others {low:.2f} to {high:.2f} (mean {mean:.2f}). "
         f"α = 0 is {'' if is_lowest else 'not '}the lowest. To it, the mean of the others is "
-        f"{mean - zero:+.2f}, where up to {clear:.2f} may be chance: it is "
+        f"{mean - zero:+.2f}, where up to {clear:.2f} may be chance ({with_levels:.2f} if "
+        f"what a seed does to all points alike counted as chance, too): it is "
         f"{'' if is_clear else 'not '}clearly below. The others span {high - low:.2f}, "
         f"where {len(means)} points that do not differ would span up to {flat:.2f}: they are "
         f"{'' if is_flat else 'not '}flat. **The shape of figure 8 {agrees}.** {BOUNDS}"

@@ -129,6 +129,8 @@ def test_what_a_seed_does_to_all_points_alike_is_no_noise():
     assert Noise(points).range_bound(3) == pytest.approx(8.33 * error, rel=0.02)  # q(0.95; 3, 2)
     shifted = [(one + 100, other) for one, other in points]
     assert Noise(shifted).range_bound(3) == pytest.approx(Noise(points).range_bound(3))
+    counted = Noise(points, takes_levels_out=False)
+    assert counted.gap_bound(2) > 2 * Noise(points).gap_bound(2)
     incomplete = [*points, (1.0,)]  # then the seeds' levels count as noise
     assert Noise(incomplete).range_bound(3) > 2 * Noise(points).range_bound(3)
 

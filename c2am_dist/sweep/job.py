@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import logging
 import os
 import sys
 import tempfile
@@ -225,9 +226,10 @@ def _run_trials(
     base: TrainConfig,
 ) -> None:
     """Ray Tune over the trials; what it keeps for itself goes to a folder on this machine."""
-    # A failed trial has no objective; nobody reads Tune's own logs.
+    # A failed trial has no objective; nobody reads Tune's own logs, so it need not miss them.
     os.environ.setdefault("TUNE_DISABLE_STRICT_METRIC_CHECKING", "1")
     os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
+    logging.getLogger("ray.tune.analysis.experiment_analysis").setLevel(logging.ERROR)
     scheduler = None
     if config.asha:
         scheduler = ASHAScheduler(

@@ -18,15 +18,16 @@ class Noise:
     Args:
         points: the objective of each point's finished seeds, in the seeds' order. Their deviation
             is taken for the same at every point, and pooled.
+        takes_levels_out: as described; else a seed's level counts as noise, too.
 
     Raises:
         ValueError: no point has two seeds.
     """
 
-    def __init__(self, points: Iterable[Sequence[float]]) -> None:
+    def __init__(self, points: Iterable[Sequence[float]], *, takes_levels_out: bool = True) -> None:
         seeds = [values for values in points if values]
         numbers = {len(values) for values in seeds}
-        is_complete = len(seeds) > 1 and len(numbers) == 1
+        is_complete = takes_levels_out and len(seeds) > 1 and len(numbers) == 1
         self._freedom = sum(len(values) - 1 for values in seeds)
         if not self._freedom:
             raise ValueError("no point has two finished seeds, so nothing says what seeds change")
