@@ -101,7 +101,8 @@ def _published(rows: list[Published]) -> str:
 
 def _differs(config: WsolConfig, result: Result) -> str:
     """Data, weights and budget of the row, where the papers have ImageNet or CUB and their own."""
-    data = ", ".join(storage.name(uri) for uri in config.train)
+    first, *others = config.train
+    data = storage.name(first) + (f" and {len(others)} more" if others else "")
     told = [f"weights {storage.name(result.row.weights) or 'trained here'}"]
     if not result.steps:
         told.append(f"{config.size_px or PLAIN_PX} px")
