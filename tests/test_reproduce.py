@@ -96,6 +96,8 @@ def test_the_papers_figures_stand_beside_ours():
     (usual, third) = nearest("c2am", "imagenet", "resnet18", "early")
     assert (usual.gt_known_loc, third.max_box_acc_v2) == (66.51, 66.8)
     assert nearest("c2am+psol", "imagenet", "resnet18", "early")[0].top1_loc == 59.56
+    assert nearest("ddt", "imagenet", "resnet18", "supervised")[0].gt_known_loc == 59.92
+    assert nearest("c2am+psol", "imagenet", "resnet18", "supervised")[0].top1_loc == 59.28
     assert nearest("bridging", "imagenet", "resnet50", "supervised") == []
     assert len(TABLES) == len(set(TABLES))
 
