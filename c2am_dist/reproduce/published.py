@@ -91,13 +91,13 @@ TABLES: list[Published] = [
 def nearest(method: str, dataset: str, encoder: str, initialization: str) -> list[Published]:
     """The rows to hold against ours: of the method, and as near in the rest as there are any.
 
-    Of the same encoder and initialization where there are any; else of a ResNet-50 (for PSOL a
-    DenseNet-161) of the same initialization, or of the paper's usual one, MoCo; else any.
+    Of the same encoder and initialization where there are any; else of another encoder, a
+    ResNet-50 first, of the same initialization, or of the paper's usual one, MoCo; else any.
     """
     rows = [row for row in TABLES if row.method == method and row.dataset == dataset]
     for wanted, start in (
-        (encoder, initialization), ("resnet50", initialization), ("densenet161", initialization),
-        ("resnet50", "moco"), ("densenet161", "moco"),
+        (encoder, initialization), ("resnet50", initialization), ("vgg16", initialization),
+        ("densenet161", initialization), ("resnet50", "moco"), ("densenet161", "moco"),
     ):  # fmt: skip
         found = [r for r in rows if r.encoder == wanted and r.initialization in (start, "")]
         if any(row.initialization for row in found):

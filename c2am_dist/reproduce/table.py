@@ -109,7 +109,7 @@ def _differs(config: WsolConfig, result: Result) -> str:
     for name, run in result.steps.items():
         images = f"{run.data.limit} images" if run.data.limit else f"all of {data}"
         length = f"{run.optim.max_steps} steps" if run.optim.max_steps else (
-            f"{run.optim.epochs:g} epochs"
+            f"{run.optim.epochs:g} epoch{'' if run.optim.epochs == 1 else 's'}"
         )  # fmt: skip
         told.append(f"{name}: {length} over {images}, batch {run.optim.batch_size}, "
                     f"{run.data.crop_px} px")  # fmt: skip
