@@ -96,8 +96,8 @@ def test_what_the_trials_have_in_common_is_read_from_the_sweep():
 
 def test_a_command_names_no_place_of_the_machine_that_ran_it(monkeypatch: pytest.MonkeyPatch):
     make = load(ROOT / "docs" / "make_sensitivity.py")
-    monkeypatch.setenv("C2AM_SHARED", "/home/data")
-    words = "python tune/sweep.py --data.train /home/data/train --run.storage /home/runs"
+    monkeypatch.setenv("C2AM_SHARED", "/data")
+    words = "python tune/sweep.py --data.train /data/train --run.storage /runs"
     told = {"command": [*words.split(), "--sweep", "a=1 2"]}
     shown = "python tune/sweep.py --data.train $C2AM_SHARED/train --run.storage runs"
     assert make.command(told) == f"{shown} --sweep 'a=1 2'"

