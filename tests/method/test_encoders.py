@@ -2,30 +2,17 @@ import numpy as np
 import pytest
 import torch
 import torchvision
-from torch import Tensor, nn
+from torch import nn
 
 from c2am_dist.method import encoders
 from c2am_dist.method.c2am import C2AM
 from c2am_dist.method.classifier import Classifier
-from c2am_dist.method.encoders import Encoder, build_encoder, freeze_norm
+from c2am_dist.method.encoders import build_encoder, freeze_norm
 from c2am_dist.method.weights import (
     load_weights,
 )
 
 torch.set_num_threads(1)
-
-
-@pytest.fixture(scope="module")
-def state_dict() -> dict[str, Tensor]:
-    """A whole torchvision ResNet-18, told apart from any freshly built encoder."""
-    model = torchvision.models.resnet18()
-    nn.init.constant_(model.bn1.running_mean, 0.25)
-    return model.state_dict()
-
-
-@pytest.fixture(scope="module")
-def encoder() -> Encoder:
-    return build_encoder("resnet18")
 
 
 @pytest.mark.parametrize(

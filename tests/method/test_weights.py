@@ -13,29 +13,17 @@ from torch import Tensor, nn
 
 from c2am_dist.method.c2am import C2AM
 from c2am_dist.method.classifier import Classifier
-from c2am_dist.method.encoders import Encoder, build_encoder
+from c2am_dist.method.encoders import build_encoder
 from c2am_dist.method.weights import (
     WeightsError,
     is_weights_name,
+    linear_layer,
     load_weights,
     read_state_dict,
     torchvision_state_dict,
 )
 
 torch.set_num_threads(1)
-
-
-@pytest.fixture(scope="module")
-def state_dict() -> dict[str, Tensor]:
-    """A whole torchvision ResNet-18, told apart from any freshly built encoder."""
-    model = torchvision.models.resnet18()
-    nn.init.constant_(model.bn1.running_mean, 0.25)
-    return model.state_dict()
-
-
-@pytest.fixture(scope="module")
-def encoder() -> Encoder:
-    return build_encoder("resnet18")
 
 
 def saved(content: Any, **options: Any) -> bytes:
@@ -243,3 +231,15 @@ def test_torchvision_weights_come_from_its_cache(tmp_path, monkeypatch, state_di
     cached.write_bytes(b"broken")
     with pytest.raises(WeightsError, match="resnet18 weights DEFAULT: could not be fetched"):
         torchvision_state_dict("resnet18", "DEFAULT")
+
+
+@pytest.mark.parametrize("prefix", ["", "module."])
+@pytest.mark.parametrize("name", ["fc", "classifier"])
+def test_the_layer_over_pooled_features_is_found_under_wrappers(name: str, prefix: str):
+    weight, bias = torch.rand(3, 512, dtype=torch.float16), torch.rand(3, dtype=torch.float16)
+    nested = {"state_dict": {f"{prefix}{name}.weight": weight, f"{prefix}{name}.bias": bias}}
+    found = linear_layer(nested, 512)
+    assert found is not None and found[0].dtype == torch.float32
+    assert torch.equal(found[0], weight.float()) and torch.equal(found[1], bias.float())
+    assert linear_layer(nested, 2048) is None, "it is over other features"
+    assert linear_layer({f"{name}.weight": weight}, 512) is None, "it has no bias"
