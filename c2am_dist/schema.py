@@ -15,6 +15,7 @@ SHARD = pa.schema(
         pa.field("width", pa.int32(), nullable=False),  # upright
         pa.field("height", pa.int32(), nullable=False),
         pa.field("label", pa.string()),  # the image's class, where it has one
+        pa.field("labels", pa.list_(pa.string())),  # all its classes, sorted; null: unknown
         pa.field("boxes", pa.list_(BOX)),  # null: unknown; empty: known to hold none
         pa.field("box_labels", pa.list_(pa.string())),  # one class a box
         pa.field("mask", pa.binary()),  # PNG: class ids, 255 = ignore
@@ -31,6 +32,13 @@ ERRORS = pa.schema(
     ]
 )
 """errors.parquet: what prepare could not read."""
+
+CLASS_MAP = pa.struct(
+    [
+        pa.field("class_name", pa.string(), nullable=False),
+        pa.field("map", pa.binary(), nullable=False),  # 16-bit PNG, the class bright
+    ]
+)
 
 PSEUDO_BOX = pa.struct(
     [
@@ -57,6 +65,7 @@ LABELS = pa.schema(
         pa.field("polarity_margin", pa.float32()),  # share of votes beyond one half, [0, 0.5]
         pa.field("class_name", pa.string()),  # whose map it is; null where methods know no classes
         pa.field("activation_map", pa.binary()),  # 16-bit PNG, foreground bright
+        pa.field("class_maps", pa.list_(CLASS_MAP)),  # one for each of the image's classes
         pa.field("background_cue", pa.binary()),  # 8-bit PNG, 255 = background
         pa.field("norm_map", pa.binary()),  # 16-bit PNG, normalised norm of the features
         pa.field("similarity_map", pa.binary()),  # 16-bit PNG, (S + 1) / 2 of their cosine S
@@ -68,8 +77,29 @@ LABELS = pa.schema(
 )
 """Labels (jobs/label.py): exactly one row an input image. The files' metadata name the method."""
 
-LATER_LABEL_COLUMNS = ("class_name", "norm_map", "similarity_map")
+LATER_LABEL_COLUMNS = ("class_name", "class_maps", "norm_map", "similarity_map")
 """Of LABELS, those that label files of version 0.1 may lack: readers do without."""
+
+PSEUDO_MASKS = pa.schema(
+    [
+        pa.field("image_id", pa.string(), nullable=False),
+        pa.field("shard", pa.string(), nullable=False),  # file name of the shard it came from
+        pa.field("width", pa.int32()),
+        pa.field("height", pa.int32()),
+        pa.field("pseudo_mask", pa.binary()),  # PNG of ids 0 to K in VOC's colours; null on error
+        pa.field("classes", pa.list_(pa.string())),  # whose maps competed, in the order of ids
+        pa.field("background", pa.string()),  # what competed with them: cue or threshold
+        pa.field("threshold", pa.float32()),  # the constant background; null with cues
+        pa.field("refinement", pa.string()),  # of the mask: none, crf or guided
+        pa.field("maps_sha256", pa.string(), nullable=False),  # of the checkpoint behind the maps,
+        pa.field("cues_sha256", pa.string()),  # and the cues; of .npy files, of the files
+        pa.field("config_sha256", pa.string(), nullable=False),
+        pa.field("package_version", pa.string(), nullable=False),
+        pa.field("error", pa.string()),  # null when there is a mask
+    ]
+)
+"""Pseudo masks (jobs/refine.py): exactly one row an input image. The files' metadata hold the
+label map, which says what the ids mean."""
 
 PREDICTIONS = pa.schema(
     [

@@ -25,7 +25,7 @@ def test_every_checkpoint_is_loaded_as_weights_only():
     [
         ("data.stream, c2am_dist.data.prepare", ("torch", "ray.train")),
         ("labeling.decode, c2am_dist.labeling.rows", ("torch", "ray.train")),
-        ("labeling.files", ("torch", "ray.train", "numba")),
+        ("data.row_files", ("torch", "ray.train", "numba")),
         ("evaluation.tally", ("torch", "ray.train")),
         ("method.cam_files, c2am_dist.method.confusion", ("torch", "numba")),
         ("method.refine, c2am_dist.method.crf", ("torch", "numba", "pydensecrf")),

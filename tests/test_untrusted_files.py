@@ -17,10 +17,9 @@ import torch
 from c2am_dist import checkpoint, schema
 from c2am_dist.checkpoint import Checkpoint, CheckpointError
 from c2am_dist.config import DataConfig
-from c2am_dist.data import shards, stream
+from c2am_dist.data import row_files, shards, stream
 from c2am_dist.evaluation import inputs
 from c2am_dist.evaluation.tally import Tally
-from c2am_dist.labeling import write
 from c2am_dist.labeling.decode import Decoding, decode_run
 from c2am_dist.method import images
 from c2am_dist.method.weights import WeightsError, read_state_dict
@@ -144,7 +143,7 @@ def test_images_whose_ids_lead_elsewhere_become_label_rows_with_an_error(tmp_pat
 def test_a_shard_whose_key_leads_elsewhere_is_refused(tmp_path: Path):
     keys = ["s3://bucket/shards/a.parquet", "s3://bucket/shards/../../b.parquet"]
     with pytest.raises(ValueError, match=r"shard '\.\./\.\./b\.parquet' must be a relative path"):
-        write.plan([File(key, 1) for key in keys], str(tmp_path))
+        row_files.plan([File(key, 1) for key in keys], str(tmp_path))
 
 
 @pytest.mark.usefixtures("ray_cluster")
@@ -153,9 +152,9 @@ def test_metadata_that_steers_a_terminal_is_shown_escaped(tmp_path: Path):
     told = {"c2am_dist.checkpoint_sha256": b"\x1b[2J\xff" + b"x" * 10**6}
     pq.write_table(table.replace_schema_metadata(told), tmp_path / "a.parquet")
     metadata = {"c2am_dist.checkpoint_sha256": "c", "c2am_dist.config_sha256": "d"}
-    file = write.PlannedFile("s.parquet", "a.parquet", str(tmp_path / "a.parquet"))
+    file = row_files.PlannedFile("s.parquet", "a.parquet", str(tmp_path / "a.parquet"))
     with pytest.raises(ValueError, match=r"a\.parquet: its checkpoint_sha256 is '") as refused:
-        write.check([file], metadata)
+        row_files.check([file], metadata)
     text = str(getattr(refused.value, "cause", refused.value))
     assert r"'\x1b[2J�xxx" in text and text.isprintable() and len(text) < 500
 

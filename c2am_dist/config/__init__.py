@@ -7,9 +7,11 @@ checked on construction; an error names the dotted path. Credentials never belon
 
 from c2am_dist.config.jobs import (
     EvaluateConfig,
+    EvaluateMasksConfig,
     ExportConfig,
     ExportFormat,
     PrepareConfig,
+    RefineConfig,
 )
 from c2am_dist.config.label import ClassifyConfig, LabelConfig, LabelMethod
 from c2am_dist.config.parts import (
@@ -34,6 +36,7 @@ __all__ = [
     "DataConfig",
     "EncoderName",
     "EvaluateConfig",
+    "EvaluateMasksConfig",
     "ExportConfig",
     "ExportFormat",
     "HeadInit",
@@ -45,6 +48,7 @@ __all__ = [
     "OptimConfig",
     "PrepareConfig",
     "Preset",
+    "RefineConfig",
     "RunConfig",
     "ScalingConfig",
     "TrainConfig",

@@ -26,6 +26,12 @@ class PrepareConfig:
     annotations: str | None = None
     """URI of annotations that lie apart from the images: ImageNet's XML or ground truth, COCO's
     JSON, YOLO's folder of text files or file of class names."""
+    masks: str | None = None
+    """URI of a folder of masks that lie apart from the images: PNGs of class ids (255 = ignored)
+    called by image_id, such as VOC's SegmentationClassAug."""
+    draw_masks: bool = False
+    """coco: draw each image's mask of category ids from its polygons and RLE, which needs the
+    extra ``coco``."""
     shard_mib: float = 128.0
     """Target size of a shard in MiB."""
     row_group_mib: float = 4.0
@@ -69,6 +75,95 @@ class EvaluateConfig:
 
     def __post_init__(self) -> None:
         require(self.bootstrap >= 0, "bootstrap", ">= 0", self.bootstrap)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class RefineConfig:
+    """Turn class activation maps into pseudo masks: of a class or the background at each pixel."""
+
+    maps: tuple[str, ...] = ()
+    """Label sets with class maps (jobs/label.py --write-class-maps), or a folder of ``.npy`` files
+    as PSA, SEAM, PuzzleCAM and AdvCAM write them, called by image_id: one or more URIs."""
+    cues: tuple[str, ...] = ()
+    """Label sets with background cues (jobs/label.py --write-cues), or a folder of PNGs
+    (255 = background) called by image_id. Without, ``threshold`` is the background."""
+    images: tuple[str, ...] = ()
+    """The shards that were labeled: one or more URIs."""
+    output: str = ""
+    """Folder URI for the masks. The same command again goes on where a job was cut off."""
+    label_map: str = "voc"
+    """What ids the masks hold: ``voc``, ``coco``, or URI of a text file, a class a line from id
+    1 on. Classes of label sets are found in it by name, those of ``.npy`` files by id."""
+    threshold: float | None = None
+    """The background is everywhere as bright as this, in [0, 1]: the plain baseline."""
+    refinement: Literal["none", "crf", "guided"] = "none"
+    """Refine along the image's edges: the mask by a dense CRF (needs the extra ``crf``), or the
+    maps and the cue by a guided filter before they compete."""
+    write_png: bool = True
+    """Write each mask as a PNG file, too, below ``png/`` in the output folder."""
+    num_tasks: int | None = None
+    """Tasks at once, a CPU each; all CPUs if unset."""
+    max_megapixels: float = 100.0
+    """Larger images become error rows."""
+    max_error_fraction: float = 0.01
+    """Exit with status 1 when more than this share of the images got no mask."""
+    allow_incomplete: bool = False
+    """Take label sets that have not finished (they have no ``_SUCCESS``)."""
+
+    def __post_init__(self) -> None:
+        is_share = self.threshold is None or 0 <= self.threshold <= 1
+        require(is_share, "threshold", "in [0, 1]", self.threshold)
+        is_one = self.threshold is None or not self.cues
+        require(is_one, "threshold", "unset with cues, which are the background", self.threshold)
+        require(bool(self.label_map), "label_map", "voc, coco or a URI", self.label_map)
+        is_count = self.num_tasks is None or self.num_tasks > 0
+        require(is_count, "num_tasks", "positive", self.num_tasks)
+        require(self.max_megapixels > 0, "max_megapixels", "positive", self.max_megapixels)
+        require(
+            0 <= self.max_error_fraction <= 1,
+            "max_error_fraction",
+            "in [0, 1]",
+            self.max_error_fraction,
+        )
+
+    def check_complete(self) -> None:
+        """Raises ValueError naming the first field that has no default and was not given."""
+        for name in ("maps", "images", "output"):
+            require(bool(getattr(self, name)), name, f"given (--{name} URI)", "")
+        is_given = bool(self.cues) or self.threshold is not None
+        require(is_given, "cues", "given (--cues URI), or a --threshold in their place", "")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class EvaluateMasksConfig:
+    """Score pseudo masks, or background cues, against annotated masks: mIoU and its parts."""
+
+    masks: tuple[str, ...] = ()
+    """Pseudo masks (jobs/refine.py) or a folder of PNGs called by image_id; label sets with
+    background cues are scored as foreground against background: one or more URIs."""
+    annotations: tuple[str, ...] = ()
+    """Shards with masks, or a folder of PNGs called by image_id: one or more URIs."""
+    output: str = ""
+    """Where to write the metrics, a JSON file; beside it Markdown tables and a picture."""
+    label_map: str = "voc"
+    """What ids the annotated masks hold: ``voc``, ``coco`` (category ids), or URI of a text file,
+    a class a line from id 1 on."""
+    foreground_only: bool = False
+    """Score two classes, background and all others, as masks of CUB-200-2011 need."""
+    agreement_masks: bool = False
+    """The annotated masks are CUB's own grey levels, where 128 and more is the bird."""
+    baseline: tuple[str, ...] = ()
+    """Other masks of the same images: which classes gain over them, and which lose."""
+    allow_incomplete: bool = False
+    """Score a folder whose job has not finished (it has no ``_SUCCESS``)."""
+
+    def __post_init__(self) -> None:
+        require(bool(self.label_map), "label_map", "voc, coco or a URI", self.label_map)
+
+    def check_complete(self) -> None:
+        """Raises ValueError naming the first field that has no default and was not given."""
+        for name in ("masks", "annotations", "output"):
+            require(bool(getattr(self, name)), name, f"given (--{name} URI)", "")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)

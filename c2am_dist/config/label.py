@@ -6,7 +6,8 @@ from typing import Literal
 from c2am_dist.config.parts import EncoderName
 from c2am_dist.config.tree import require
 
-LabelMethod = Literal["auto", "c2am", "cam", "bridging", "ddt", "psol"]
+LabelMethod = Literal["auto", "c2am", "cam", "bridging", "ddt", "psol", "sipe", "saliency"]
+CueRefinement = Literal["none", "crf", "guided"]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -30,8 +31,10 @@ class LabelConfig:
     ``labels`` for the sorted labels of the input (ImageNet's order). If unset, of a weights name
     what torchvision calls them."""
     classes: Literal["true", "predicted"] = "true"
-    """cam and bridging: show the class that the shards' column ``label`` names, or the predicted
-    one."""
+    """cam, bridging and sipe: show the class that the shards' column ``label`` names (of images of
+    several classes, those in ``labels``), or the predicted ones."""
+    sipe_maps: Literal["specific", "general"] = "specific"
+    """sipe: label by the image-specific maps (IS-CAM), or by the class activation maps."""
     ddt_scope: Literal["class", "set"] = "class"
     """ddt: find what the images of each class (column ``label``) have in common, or all images."""
     scales: tuple[float, ...] = (1.0,)
@@ -50,6 +53,12 @@ class LabelConfig:
     """Store the activation map as 16-bit PNG at the map's size, at the image's, or not."""
     write_cues: Literal["none", "map", "image"] = "none"
     """Store the background cue as 8-bit PNG (255 = background), likewise."""
+    refine_cues: CueRefinement = "none"
+    """With ``write_cues image``: refine each cue along the image's edges, by a dense CRF (about a
+    second of a CPU an image; needs the extra ``crf``) or by a guided filter."""
+    write_class_maps: Literal["none", "map", "image"] = "none"
+    """cam, bridging and sipe: store the map of each of the image's classes as 16-bit PNG at the
+    map's size, at the image's, or not."""
     write_decomposition: bool = False
     """cam and bridging: store the factors of the class activation map, the normalised norm of
     the features and their similarity to the class's weight, as 16-bit PNG at the map's size."""

@@ -19,6 +19,9 @@ class DataConfig:
     boxes: tuple[str, ...] = ()
     """Label sets (jobs/label.py) of these images, for ``psol``: it learns each image's first
     pseudo box, and leaves out images without one."""
+    cues: tuple[str, ...] = ()
+    """Label sets (jobs/label.py --write-cues) of these images, for ``saliency``: it learns their
+    background cues, and leaves out images without one."""
     limit: int | None = None
     """Use only this many images, spread evenly over the shards; all of them if unset."""
     resize_px: int = 256
@@ -65,7 +68,8 @@ class ModelConfig:
     """Architecture. ``bridging`` takes no DenseNet."""
     output_stride: Literal[8, 16, 32] | None = None
     """Pixels a cell of the feature map spans. If unset, the method's published one: 16 for
-    ``c2am``, which takes no other, and ``classifier``, 8 for ``bridging``, 32 for ``psol``."""
+    ``c2am`` and ``sipe``, which take no other, ``classifier`` and ``cam``, 8 for ``bridging``, 32
+    for ``psol`` and ``saliency``."""
     weights: str = ""
     """Where the encoder starts: a torchvision weights name (``IMAGENET1K_V2``), a file or URI
     of a torchvision, MoCo, DetCo, DINO or c2am-dist checkpoint, or ``none`` for random."""
@@ -153,6 +157,9 @@ class OptimConfig:
     """Nesterov's momentum."""
     weight_decay: float = 1e-4
     """L2 penalty, on every trained parameter."""
+    max_gradient_norm: float | None = None
+    """Gradients are scaled down to this norm, over all parameters, where it is larger; unclipped
+    if unset."""
     power: float = 0.9
     """Polynomial decay: lr * (1 - step / steps) ** power; 0 for none."""
     decay_epochs: tuple[float, ...] = ()
@@ -176,6 +183,8 @@ class OptimConfig:
             "positive",
             self.max_steps,
         )
+        norm = self.max_gradient_norm
+        require(norm is None or norm > 0, "optim.max_gradient_norm", "positive", norm)
         for name in ("lr", "weight_decay", "power", "decay_factor"):
             value = getattr(self, name)
             require(math.isfinite(value) and value >= 0, f"optim.{name}", ">= 0", value)

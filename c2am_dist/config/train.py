@@ -14,7 +14,7 @@ from c2am_dist.config.parts import (
 )
 from c2am_dist.config.tree import require
 
-Method = Literal["c2am", "classifier", "bridging", "psol"]
+Method = Literal["c2am", "classifier", "cam", "bridging", "psol", "sipe", "saliency"]
 Preset = Literal[
     "custom",
     "imagenet",
@@ -27,8 +27,19 @@ Preset = Literal[
     "bridging-imagenet-vgg16",
     "bridging-cub-vgg16",
     "psol",
+    "cam-voc",
+    "sipe-voc",
+    "saliency-voc",
 ]
-_OUTPUT_STRIDES: dict[Method, int] = {"c2am": 16, "classifier": 16, "bridging": 8, "psol": 32}
+_OUTPUT_STRIDES: dict[Method, int] = {
+    "c2am": 16,
+    "classifier": 16,
+    "cam": 16,
+    "bridging": 8,
+    "psol": 32,
+    "sipe": 16,
+    "saliency": 32,
+}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -38,7 +49,9 @@ class TrainConfig:
     method: Method = "c2am"
     """``c2am`` needs no labels; ``classifier`` trains an encoder from the shards' labels, and
     ``bridging`` one whose class activation maps cover the object; ``psol`` trains a box
-    regressor on the pseudo boxes in ``data.boxes``."""
+    regressor on the pseudo boxes in ``data.boxes``. Of images with several classes (column
+    ``labels``), ``cam`` trains a classifier and ``sipe`` one with image-specific prototypes;
+    ``saliency`` learns to predict the background cues in ``data.cues``."""
     preset: Preset = "custom"
     """Published constants to start from; every other flag overrides them."""
     data: DataConfig = DataConfig()
@@ -70,6 +83,11 @@ class TrainConfig:
         else:
             unused = f"unset with method {self.method}, which learns from no boxes"
             require(not self.data.boxes, "data.boxes", unused, self.data.boxes)
+        if self.method == "saliency":
+            require(not self.data.random_resize, "data.random_resize", "off with saliency", True)
+        else:
+            unused = f"unset with method {self.method}, which learns from no cues"
+            require(not self.data.cues, "data.cues", unused, self.data.cues)
 
     def _check_c2am(self) -> None:
         require(
@@ -94,7 +112,13 @@ class TrainConfig:
 
     @property
     def needs_labels(self) -> bool:
+        """Whether each image must have one class: the shards' column ``label``."""
         return self.method in ("classifier", "bridging")
+
+    @property
+    def needs_label_lists(self) -> bool:
+        """Whether each image's classes must be known: the shards' column ``labels``."""
+        return self.method in ("cam", "sipe")
 
     def check_complete(self) -> None:
         """Raises ValueError naming the first field that has no default and was not given."""
@@ -105,3 +129,6 @@ class TrainConfig:
         if self.method == "psol":
             is_given = bool(self.data.boxes) and all(self.data.boxes)
             require(is_given, "data.boxes", "given with psol (--data.boxes URI)", "")
+        if self.method == "saliency":
+            is_given = bool(self.data.cues) and all(self.data.cues)
+            require(is_given, "data.cues", "given with saliency (--data.cues URI)", "")

@@ -13,10 +13,10 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 from c2am_dist import __version__, storage
-from c2am_dist.data import label_set, shards
+from c2am_dist.data import label_set, row_files, shards
 from c2am_dist.data.label_set import LabelFile
+from c2am_dist.data.row_files import PlannedFile
 from c2am_dist.labeling import pipeline, write
-from c2am_dist.labeling.files import PlannedFile
 from c2am_dist.labeling.pipeline import Work
 from c2am_dist.storage import File
 
@@ -67,12 +67,12 @@ def fill(
     if finished is not None:
         print(f"{folder}: already finished", flush=True)
         return _report(finished, num_new=0, started=started)
-    planned = write.plan(inputs, folder)
-    done, missing = write.split_done(planned)
+    planned = row_files.plan(inputs, folder)
+    done, missing = row_files.split_done(planned)
     if done:
         print(f"{len(done)} of {len(planned)} label files are there already", flush=True)
     work = make_work()
-    files = write.check(done, work.metadata)
+    files = row_files.check(done, work.metadata)
     new = _in_lots(missing, work) if missing else []
     files += new
     label_set.seal(folder, identity, sorted(files, key=lambda file: file.name))

@@ -16,9 +16,9 @@ import torch
 from c2am_dist import __version__, schema, storage
 from c2am_dist.assumptions import PlanConfig
 from c2am_dist.config import LabelConfig, digest, to_json
-from c2am_dist.data import shards
+from c2am_dist.data import row_files, shards
 from c2am_dist.forecast import Cluster, Forecast, ImageSet
-from c2am_dist.labeling import descriptors, folder, labels, localizers, models, pipeline, write
+from c2am_dist.labeling import descriptors, folder, labels, localizers, models, pipeline
 from c2am_dist.labeling.actors import ModelActor
 from c2am_dist.labeling.descriptors import decoding_of
 from c2am_dist.labeling.folder import LabelReport
@@ -137,6 +137,7 @@ def _work(
         schema=schema.LABELS,
         metadata=metadata | digests,
         shares=config,
+        keeps_row_groups=config.write_cues != "none",
     )
 
 
@@ -150,7 +151,7 @@ def dry_run(config: LabelConfig, plan: PlanConfig, cluster: Cluster) -> Forecast
     inputs = storage.expand(config.input)
     source = load_source(config, inputs)
     config = _resolve(config, source)
-    _, missing = write.split_done(write.plan(inputs, config.output))
+    _, missing = row_files.split_done(row_files.plan(inputs, config.output))
     uris = {file.shard for file in missing}
     images = _image_set([file for file in inputs if file.uri in uris])
     with torch.device("meta"):

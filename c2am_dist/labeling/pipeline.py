@@ -13,12 +13,12 @@ from c2am_dist import storage
 from c2am_dist.assumptions import PlanConfig
 from c2am_dist.config import LabelConfig
 from c2am_dist.data import placement
+from c2am_dist.data.row_files import SOME_CPU
 from c2am_dist.data.shards import RowGroup
 from c2am_dist.forecast import Cluster, Forecast, ImageSet, Workers, labeling
 from c2am_dist.labeling.actors import BatchActor, Forward
 from c2am_dist.labeling.batches import Batch
 from c2am_dist.labeling.decode import Decoding, decode
-from c2am_dist.labeling.files import SOME_CPU
 from c2am_dist.labeling.rows import make_rows
 from c2am_dist.method.flops import footprint
 
@@ -59,6 +59,9 @@ class Work:
     metadata: Mapping[str, str]
     """Of every file."""
     shares: Shares
+    keeps_row_groups: bool = False
+    """Cut each file into row groups as its shard is: what trains on both reads no more than it
+    needs of either."""
 
 
 def stream(row_groups: Sequence[RowGroup], work: Work) -> ray.data.Dataset:
