@@ -11,6 +11,21 @@ WsolMethod = Literal["cam", "ddt", "bridging", "c2am", "ddt+psol", "c2am+psol"]
 _START = re.compile(r"(\w+):([\w.-]+)=(.+)")
 
 
+def check_start(field: str, start: str) -> None:
+    """Raises ValueError naming the field unless a start is ``ENCODER:NAME=WEIGHTS``."""
+    found = _START.fullmatch(start)
+    is_known = found is not None and found[1] in get_args(EncoderName)
+    what = f"ENCODER:NAME=WEIGHTS, with ENCODER one of {', '.join(get_args(EncoderName))}"
+    require(is_known, field, what, start)
+
+
+def split_start(start: str) -> tuple[str, str, str]:
+    """Encoder, name and weights of a start that :func:`check_start` lets pass."""
+    found = _START.fullmatch(start)
+    assert found is not None
+    return found[1], found[2], found[3]
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class WsolConfig:
     """Make the rows of the C²AM paper's Tables 1 to 3: encoder x initialization x method."""
@@ -48,10 +63,7 @@ class WsolConfig:
 
     def __post_init__(self) -> None:
         for start in self.starts:
-            found = _START.fullmatch(start)
-            is_known = found is not None and found[1] in get_args(EncoderName)
-            what = f"ENCODER:NAME=WEIGHTS, with ENCODER one of {', '.join(get_args(EncoderName))}"
-            require(is_known, "starts", what, start)
+            check_start("starts", start)
         is_pair = "=" in self.classifier.strip("=")
         require(not self.classifier or is_pair, "classifier", "ENCODER=WEIGHTS", self.classifier)
         require(len(set(self.methods)) == len(self.methods), "methods", "distinct", self.methods)
@@ -66,5 +78,4 @@ class WsolConfig:
 
     def split_starts(self) -> list[tuple[str, str, str]]:
         """Encoder, name and weights of each start."""
-        found = [_START.fullmatch(start) for start in self.starts]
-        return [(f[1], f[2], f[3]) for f in found if f]
+        return [split_start(start) for start in self.starts]

@@ -2,9 +2,9 @@
 
 import dataclasses
 
-from c2am_dist.config import PRESETS, Method, TrainConfig, override
+from c2am_dist.config import PRESETS, Method, TrainConfig
 from c2am_dist.config.reproduce import WsolConfig
-from c2am_dist.config.values import convert, kinds, nearest
+from c2am_dist.reproduce.settings import changed
 
 TRAINED: tuple[Method, ...] = ("classifier", "bridging", "c2am", "psol")
 
@@ -73,11 +73,7 @@ def training(config: WsolConfig, method: Method, row: Row) -> TrainConfig:
     if method == "psol":  # one regressor for each way to get boxes
         values["run.name"] = row.name
     base = PRESETS[_preset(config, method, row.encoder)]
-    values |= _settings(config, method, base)
-    try:
-        return override(base, values)
-    except ValueError as error:
-        raise ValueError(f"settings: {row.name}: {error}") from error
+    return changed(base, values, config.settings, of=TRAINED, where=row.name)
 
 
 def _preset(config: WsolConfig, method: Method, encoder: str) -> str:
@@ -87,24 +83,3 @@ def _preset(config: WsolConfig, method: Method, encoder: str) -> str:
         return config.dataset
     is_vgg = method == "bridging" and encoder == "vgg16"
     return f"{method}-{config.dataset}{'-vgg16' if is_vgg else ''}"
-
-
-def _settings(config: WsolConfig, method: Method, base: TrainConfig) -> dict[str, object]:
-    known, found = dict(kinds(base)), {}
-    for setting in config.settings:
-        who, colon, assignment = setting.partition(":")
-        path, equals, text = assignment.partition("=")
-        if not (colon and equals) or who not in (*TRAINED, "all"):
-            raise ValueError(
-                f"settings: {setting!r} is not METHOD:PATH=VALUE with METHOD one of "
-                f"{', '.join(TRAINED)}, all"
-            )
-        if path not in known:
-            raise ValueError(f"settings: {path!r} is no field of training{nearest(path, known)}")
-        if who not in (method, "all"):
-            continue
-        try:
-            found[path] = convert(text, known[path])
-        except ValueError as error:
-            raise ValueError(f"settings: {path}: {error}") from error
-    return found
