@@ -254,6 +254,7 @@ def labeling(
     pixel_bytes: int,
     block_bytes: int,
     num_lots: int = 1,
+    row_cpu_s: float = LABEL_ROW_CPU_S,
 ) -> Forecast:
     """Labels for a set.
 
@@ -265,8 +266,9 @@ def labeling(
         pixel_bytes: decoded bytes an image, all scales together.
         block_bytes: decoded bytes that pass between tasks at a time.
         num_lots: executions, one after the other.
+        row_cpu_s: CPU seconds to make a row of what the model found.
     """
-    cpu_s = workers.decode_s(images) + LABEL_ROW_CPU_S
+    cpu_s = workers.decode_s(images) + row_cpu_s
     return Forecast(
         what=f"{name}: {images.num_images:,} images on {workers}",
         num_images=images.num_images,

@@ -100,6 +100,12 @@ class LabelConfig:
         assert self.size_px is not None
         return tuple(max(32, round(self.size_px * scale)) for scale in self.scales)
 
+    @property
+    def merges_at_image(self) -> bool:
+        """Whether maps of several views are merged at the image's size, for what is stored so."""
+        has_several = len(self.scales) > 1 or self.flip
+        return has_several and "image" in (self.write_maps, self.write_cues, self.write_class_maps)
+
     def check_complete(self) -> None:
         """Raises ValueError naming the first field that has no default and was not given."""
         for name in ("checkpoint", "input", "output"):
@@ -117,6 +123,19 @@ class LabelConfig:
             "write_decomposition",
             f"off for {method}: only cam and bridging have factors",
             self.write_decomposition,
+        )
+        has_classes = is_classifier or method == "sipe"
+        require(
+            has_classes or self.write_class_maps == "none",
+            "write_class_maps",
+            f"none for {method}: only cam, bridging and sipe have maps of classes",
+            self.write_class_maps,
+        )
+        require(
+            self.refine_cues == "none" or self.write_cues == "image",
+            "refine_cues",
+            "none without write_cues image: cues are refined at the image's size",
+            self.refine_cues,
         )
         if method == "psol":
             for name, expected in (("threshold", "auto"), ("write_cues", "none"), ("max_boxes", 1)):

@@ -9,7 +9,7 @@ import ray
 import torch
 
 from c2am_dist.config import LabelConfig
-from c2am_dist.labeling.batches import Batch, pack, unpack
+from c2am_dist.labeling.batches import Batch, pack, split, unpack
 from c2am_dist.labeling.localizers import Localizer, View
 from c2am_dist.method import encoders
 
@@ -23,11 +23,11 @@ class BatchActor(Protocol):
 
 
 class ModelActor:
-    """Turns the pixels of a block into what a method finds in them, batch by batch.
+    """Turns the pixels of a batch into what a method finds in them.
 
     Args:
         localizer: reference to the method with its model, one object for all actors.
-        config: scales, batch size, mirroring and precision.
+        config: scales, mirroring and precision.
         num_threads: threads for the forward pass where there is no GPU. Several add up in another
             order than one, so labels, whose last bits must not depend on the cluster, take one.
     """
@@ -47,15 +47,7 @@ class ModelActor:
         # threads belongs to the calling thread.
         torch.set_num_threads(self._num_threads)
         pixels = [block.pop(f"pixels_{k}") for k in range(len(self._config.scales))]
-        step = self._config.batch_size
-        found = [
-            self._locate(
-                [each[start : start + step] for each in pixels],
-                {name: values[start : start + step] for name, values in block.items()},
-            )
-            for start in range(0, len(pixels[0]), step)
-        ]
-        return {**block, **{name: np.concatenate([f[name] for f in found]) for name in found[0]}}
+        return {**block, **self._locate(pixels, block)}
 
     @torch.inference_mode()
     def _locate(self, pixels: Sequence[np.ndarray], known: Batch) -> Batch:
@@ -74,11 +66,21 @@ class ModelActor:
 
 
 class Forward:
-    """A job's actor on rows that are a batch each."""
+    """A job's actor on rows that are a batch each.
 
-    def __init__(self, actor: Callable[..., BatchActor], arguments: tuple[Any, ...]) -> None:
+    Args:
+        actor: made with ``arguments``.
+        arguments: of it.
+        is_split: give a row an image, so that what follows need not take a batch at a time.
+    """
+
+    def __init__(
+        self, actor: Callable[..., BatchActor], arguments: tuple[Any, ...], *, is_split: bool
+    ) -> None:
         self._actor = actor(*arguments)
+        self._is_split = is_split
 
     def __call__(self, row: pa.Table) -> pa.Table:
         (batch,) = unpack(row)
-        return pack(self._actor(batch))
+        found = self._actor(batch)
+        return pa.concat_tables(map(pack, split(found))) if self._is_split else pack(found)

@@ -13,7 +13,7 @@ import pyarrow as pa
 from c2am_dist.data.decode import as_binary
 
 Batch = dict[str, np.ndarray]
-"""Arrays over the images of a batch, by name: texts, or numbers of any shape."""
+"""Arrays over the images of a batch, by name: texts, bytes, or numbers of any shape."""
 
 
 def pack(batch: Batch) -> pa.Table:
@@ -21,12 +21,20 @@ def pack(batch: Batch) -> pa.Table:
     columns: dict[str, pa.Array] = {}
     for name, array in batch.items():
         if array.dtype.kind in "OU":
-            columns[name] = pa.array([array.tolist()], pa.list_(pa.string()))
+            is_bytes = len(array) > 0 and isinstance(array[0], bytes)
+            kind = pa.large_binary() if is_bytes else pa.string()
+            columns[name] = pa.array([array.tolist()], pa.list_(kind))
         else:
             columns[name] = as_binary(np.ascontiguousarray(array))
             columns[f"{name}.shape"] = pa.array([array.shape], pa.list_(pa.int64()))
             columns[f"{name}.dtype"] = pa.array([array.dtype.str])
     return pa.table(columns)
+
+
+def split(batch: Batch) -> Iterator[Batch]:
+    """The batch image by image: batches of one."""
+    for i in range(len(next(iter(batch.values())))):
+        yield {name: array[i : i + 1] for name, array in batch.items()}
 
 
 def unpack(table: pa.Table) -> Iterator[Batch]:

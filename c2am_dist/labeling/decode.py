@@ -4,6 +4,7 @@ Without torch, which such a task has no use for and takes seconds to load.
 """
 
 import dataclasses
+import json
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Literal
@@ -28,8 +29,11 @@ class Decoding:
     """Sides of the squares that each becomes."""
     batch_size: int
     max_pixels: float
-    labels: Literal["none", "needed", "if any"] = "none"
-    """Whether to read the column ``label``, too; ``if any`` gives nulls where there is none."""
+    labels: Literal["none", "label", "labels", "if any"] = "none"
+    """Which column of classes to read, too; ``if any`` is ``label``, or nulls where there is
+    none."""
+    keeps_files: bool = False
+    """Pass the encoded images on."""
     keep_aspect: bool = False
     """Cut the square out of the middle; else the image is squeezed into it."""
 
@@ -56,10 +60,9 @@ def decode_run(run: pa.Table, decoding: Decoding) -> Iterator[Batch]:
 
 def columns_of(uri: str, decoding: Decoding) -> list[str]:
     """What to read of a shard."""
-    is_there = decoding.labels == "needed" or (
-        decoding.labels == "if any" and "label" in shards.read_schema(uri).names
-    )
-    return [*COLUMNS, *(["label"] if is_there else [])]
+    if decoding.labels != "if any":
+        return [*COLUMNS, *([] if decoding.labels == "none" else [decoding.labels])]
+    return [*COLUMNS, *(["label"] if "label" in shards.read_schema(uri).names else [])]
 
 
 def _read(groups: Sequence[RowGroup], columns: Sequence[str]) -> Iterator[pa.Table]:
@@ -77,12 +80,14 @@ def decode_batch(table: pa.Table, uri: str, decoding: Decoding) -> Batch:
     """Squares ``pixels_0``, ... at each size (uint8 n px px 3), and what is known of the images.
 
     An image that cannot be decoded, or whose id is none, keeps its place with zero pixels and
-    its ``error`` set.
+    its ``error`` set. Lists of ``labels`` become JSON texts, and files ``image``, of a broken one
+    without content.
     """
     num_images, sizes_px = table.num_rows, decoding.sizes_px
     squared = images.resize_middle if decoding.keep_aspect else images.resize_square
     pixels = [np.zeros((num_images, px, px, 3), np.uint8) for px in sizes_px]
     sizes, errors = np.zeros((2, num_images), np.int32), [""] * num_images
+    files = np.full(num_images, b"", dtype=object)
     for i, row in enumerate(table.to_pylist()):
         data = row["image"]
         try:
@@ -91,6 +96,7 @@ def decode_batch(table: pa.Table, uri: str, decoding: Decoding) -> Batch:
             image = images.decode(data, min_side_px=max(sizes_px), max_pixels=decoding.max_pixels)
             for squares in pixels:
                 squares[i] = squared(image, squares.shape[1])
+            files[i] = data
         except ValueError as error:
             errors[i] = str(error)
     known: Batch = {}
@@ -98,6 +104,11 @@ def decode_batch(table: pa.Table, uri: str, decoding: Decoding) -> Batch:
         known["label"] = table["label"].to_numpy()
     elif decoding.labels == "if any":
         known["label"] = np.full(num_images, None, dtype=object)
+    if "labels" in table.column_names:
+        texts = [json.dumps(labels) for labels in table["labels"].to_pylist()]
+        known["labels"] = np.array(texts, dtype=object)
+    if decoding.keeps_files:
+        known["image"] = files
     return {
         "image_id": table["image_id"].to_numpy(),
         **known,

@@ -13,7 +13,7 @@ import hashlib
 from collections import defaultdict, deque
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -28,7 +28,7 @@ from c2am_dist.data import placement, shards
 from c2am_dist.labeling import pipeline
 from c2am_dist.labeling.batches import pack, unpack
 from c2am_dist.labeling.decode import COLUMNS, Decoding, decode_batch
-from c2am_dist.labeling.localizers import WHOLE_SET, needs_labels
+from c2am_dist.labeling.localizers import WHOLE_SET
 from c2am_dist.labeling.transforms import FILE, Transforms, from_bytes, to_bytes
 from c2am_dist.method import encoders
 from c2am_dist.method.ddt import DescriptorStats, DescriptorTransform, principal_component
@@ -67,7 +67,7 @@ class Collector:
         self._encoder.to(memory_format=torch.channels_last)  # type: ignore
         self._config = config
         self._uris = ray.get(uris)
-        self._decoding = decoding_of(config)
+        self._decoding = decoding_of(config, "label" if config.ddt_scope == "class" else "none")
         self._num_threads = num_threads
 
     def __call__(self, units: pa.Table) -> Iterator[pa.Table]:
@@ -135,13 +135,19 @@ def _wanted(uri: str, classes: Sequence[str] | None) -> Iterator[pa.Table]:
             yield shards.read(group, [*COLUMNS, "label"]).filter(is_wanted)
 
 
-def decoding_of(config: LabelConfig) -> Decoding:
-    """How pass one decodes: as pass two does."""
+def decoding_of(config: LabelConfig, labels: Literal["none", "label", "labels"]) -> Decoding:
+    """How a job decodes, both passes alike.
+
+    Args:
+        config: of the job.
+        labels: which column of classes it needs.
+    """
     return Decoding(
         sizes_px=config.sizes_px,
         batch_size=config.batch_size,
         max_pixels=config.max_megapixels * 1e6,
-        labels="needed" if needs_labels(config) else "none",
+        labels=labels,
+        keeps_files=config.refine_cues != "none",
     )
 
 

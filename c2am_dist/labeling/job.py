@@ -20,11 +20,13 @@ from c2am_dist.data import row_files, shards
 from c2am_dist.forecast import Cluster, Forecast, ImageSet
 from c2am_dist.labeling import descriptors, folder, labels, localizers, models, pipeline
 from c2am_dist.labeling.actors import ModelActor
+from c2am_dist.labeling.decode import Decoding
 from c2am_dist.labeling.descriptors import decoding_of
 from c2am_dist.labeling.folder import LabelReport
 from c2am_dist.labeling.models import Source
 from c2am_dist.labeling.pipeline import Work
 from c2am_dist.labeling.rows import DDT_RULE, Provenance, label_rows
+from c2am_dist.method import crf
 from c2am_dist.method.activation import doubts
 from c2am_dist.method.ddt import MIN_IMAGES
 from c2am_dist.method.flops import forward_flops
@@ -54,6 +56,8 @@ def label(config: LabelConfig) -> LabelReport:
     folder.refuse_empty(inputs, config.input)
     source = load_source(config, inputs)
     config = _resolve(config, source)
+    if config.refine_cues == "crf":
+        crf.check_installed()
     counts = _check_labels(config, source, inputs)
     model = models.filled(source.loaded, source.uri)
     provenance = _provenance(config, source)
@@ -66,12 +70,14 @@ def label(config: LabelConfig) -> LabelReport:
     identity["threshold"] = f"{provenance.threshold_source} {provenance.threshold}"
 
     def make_work() -> Work:
+        decoding = decoding_of(config, localizers.labels_column(config, source.loaded))
         if config.method != "ddt":
-            return _work(config, provenance, localizers.build(config, source.loaded, model), {})
+            localizer = localizers.build(config, source.loaded, model)
+            return _work(config, provenance, decoding, localizer, {})
         uris = [file.uri for file in inputs]
         found, sha256 = descriptors.find(config, model.encoder, uris, counts)
         ddt = localizers.DDTLocalizer(model.encoder, found.by_class, found.reasons)
-        return _work(config, provenance, ddt, {"c2am_dist.ddt_sha256": sha256})
+        return _work(config, provenance, decoding, ddt, {"c2am_dist.ddt_sha256": sha256})
 
     return folder.fill(config.output, inputs, identity, make_work, started=started)
 
@@ -99,11 +105,12 @@ def _check_labels(
     config: LabelConfig, source: Source, inputs: Sequence[File]
 ) -> Counter[str] | None:
     """The images of each class where the method needs to know; refuses shards that do not say."""
-    if not localizers.needs_labels(config):
+    column = localizers.labels_column(config, source.loaded)
+    if column == "none":
         return None
     if config.method != "ddt":
         needed_by = "--classes true (there is --classes predicted)"
-        labels.refuse_unknown(inputs, source.loaded.classes, needed_by=needed_by)
+        labels.refuse_unknown(inputs, source.loaded.classes, column=column, needed_by=needed_by)
         return None
     counts = labels.count(inputs, needed_by="--ddt-scope class (there is --ddt-scope set)")
     lone = sorted(name for name, number in counts.items() if number < MIN_IMAGES)
@@ -119,6 +126,7 @@ def _check_labels(
 def _work(
     config: LabelConfig,
     provenance: Provenance,
+    decoding: Decoding,
     localizer: localizers.Localizer,
     digests: dict[str, str],
 ) -> Work:
@@ -130,7 +138,7 @@ def _work(
         "c2am_dist.package_version": __version__,
     }
     return Work(
-        decoding=decoding_of(config),
+        decoding=decoding,
         actor=ModelActor,
         arguments=(ray.put(localizer), config),
         rows=functools.partial(label_rows, config=config, provenance=provenance),
@@ -138,6 +146,7 @@ def _work(
         metadata=metadata | digests,
         shares=config,
         keeps_row_groups=config.write_cues != "none",
+        has_slow_rows=config.refine_cues != "none",
     )
 
 
@@ -158,8 +167,11 @@ def dry_run(config: LabelConfig, plan: PlanConfig, cluster: Cluster) -> Forecast
         model = models.build(source.loaded).to("meta")
     num_passes = 2 if config.method == "ddt" and missing else 1
 
+    # SIPE's forward pass takes labels, too; its encoder is nearly all there is.
+    network = model.encoder if source.loaded.method == "sipe" else model
+
     def flops_of(size_px: int) -> float:
-        return num_passes * forward_flops(model, size_px)
+        return num_passes * forward_flops(network, size_px)
 
     return pipeline.forecast(
         images, config, source.loaded.encoder, plan, cluster, flops_of=flops_of

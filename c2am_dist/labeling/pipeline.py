@@ -10,7 +10,7 @@ import ray
 import ray.data
 
 from c2am_dist import storage
-from c2am_dist.assumptions import PlanConfig
+from c2am_dist.assumptions import LABEL_ROW_CPU_S, REFINE_CPU_S, PlanConfig
 from c2am_dist.config import LabelConfig
 from c2am_dist.data import placement
 from c2am_dist.data.row_files import SOME_CPU
@@ -26,6 +26,8 @@ RUN_BATCHES = 8
 """Batches a decode task reads at least, if its shard holds them: only its last is partial."""
 BLOCK_BYTES = 16 * 2**20
 """Decoded pixels to pass between tasks at a time: some ten milliseconds of copying."""
+SLOW_BLOCK_BYTES = 256 * 2**10
+"""Instead where rows are slow: some photos of 100 kB and their maps, seconds of a dense CRF."""
 STORE_BLOCKS = 64
 """Blocks that fit into a node's object store at least, where a batch is no larger; fewer were
 seen to spill while actors start and decoded blocks wait for them."""
@@ -62,18 +64,22 @@ class Work:
     keeps_row_groups: bool = False
     """Cut each file into row groups as its shard is: what trains on both reads no more than it
     needs of either."""
+    has_slow_rows: bool = False
+    """Rows take a CPU some tenths of a second each: all CPUs make them, some images at a time."""
 
 
 def stream(row_groups: Sequence[RowGroup], work: Work) -> ray.data.Dataset:
     """A job's rows in the order of the input; no block holds rows of two shards."""
     batch_size, sizes_px = work.decoding.batch_size, work.decoding.sizes_px
+    num_rows = sum(group.num_rows for group in row_groups)
     runs = list(_runs(row_groups, min_rows=RUN_BATCHES * batch_size))
-    shares = find_resources(work.shares)
+    shares = find_resources(work.shares, has_slow_rows=work.has_slow_rows)
     dataset = ray.data.from_items(runs, override_num_blocks=len(runs))
     dataset.context.execution_options.preserve_order = True
-    dataset.context.target_max_block_size = _block_bytes(
-        sizes_px, batch_size, at_most=min(BLOCK_BYTES, _store_bytes() // STORE_BLOCKS)
-    )
+    at_most = min(BLOCK_BYTES, _store_bytes() // STORE_BLOCKS)
+    block_bytes = _block_bytes(sizes_px, batch_size, at_most=at_most)
+    dataset.context.target_max_block_size = SLOW_BLOCK_BYTES if work.has_slow_rows else block_bytes
+    num_row_tasks = min(shares.row_tasks, num_rows if work.has_slow_rows else len(runs))
     if shares.actor_gpus:
         placement.prefer_nodes_without_gpu(dataset)
     return (
@@ -86,6 +92,7 @@ def stream(row_groups: Sequence[RowGroup], work: Work) -> ray.data.Dataset:
         .map_batches(
             Forward,
             fn_constructor_args=(work.actor, work.arguments),
+            fn_constructor_kwargs={"is_split": work.has_slow_rows},
             batch_size=1,  # row, that is a batch
             batch_format="pyarrow",
             compute=ray.data.ActorPoolStrategy(size=min(shares.num_actors, len(runs))),
@@ -96,7 +103,7 @@ def stream(row_groups: Sequence[RowGroup], work: Work) -> ray.data.Dataset:
             functools.partial(make_rows, rows=work.rows),
             batch_size=None,
             batch_format="pyarrow",
-            compute=ray.data.TaskPoolStrategy(size=min(shares.row_tasks, len(runs))),
+            compute=ray.data.TaskPoolStrategy(size=num_row_tasks),
             num_cpus=SOME_CPU,
         )
     )
@@ -145,6 +152,7 @@ def forecast(
         pixel_bytes=sum(3 * px**2 for px in sizes_px),
         block_bytes=block_bytes,
         num_lots=-(-images.num_files // lot_shards(shares.num_actors)),
+        row_cpu_s=LABEL_ROW_CPU_S + REFINE_CPU_S[config.refine_cues],
     )
 
 
@@ -191,20 +199,29 @@ class Resources:
     actor_gpus: float
     decode_cpus: float
     row_tasks: int
-    """Tasks that label rows: one for each GPU at least, whose maps take a CPU a millisecond each.
-    They reserve next to no CPU: decode tasks keep theirs while they wait for the actors, and rows
-    that waited for them in turn stood still (seen on two CPUs)."""
+    """Tasks that label rows: one for each GPU at least, whose maps take a CPU a millisecond each;
+    where rows are slow, one for each CPU. They reserve next to no CPU: decode tasks keep theirs
+    while they wait for the actors, and rows that waited for them in turn stood still (seen on two
+    CPUs). So rows and decoding share the CPUs as the system deals them, and actors with a GPU,
+    which need little of one, get theirs beside both."""
 
 
-def find_resources(shares: Shares) -> Resources:
+def find_resources(shares: Shares, *, has_slow_rows: bool = False) -> Resources:
     """Shares of the cluster as it is now; raises as :func:`_resources`."""
     cluster = ray.cluster_resources()
     cpus, gpus = int(cluster.get("CPU", 0)), cluster.get("GPU", 0)
-    return _resources(shares.num_actors, shares.use_gpu, cpus=cpus, gpus=gpus)
+    return _resources(
+        shares.num_actors, shares.use_gpu, cpus=cpus, gpus=gpus, has_slow_rows=has_slow_rows
+    )
 
 
 def _resources(
-    num_actors: int | None, use_gpu: bool | None, *, cpus: int, gpus: float
+    num_actors: int | None,
+    use_gpu: bool | None,
+    *,
+    cpus: int,
+    gpus: float,
+    has_slow_rows: bool = False,
 ) -> Resources:
     """Shares of a cluster of so many CPUs and GPUs.
 
@@ -230,11 +247,14 @@ def _resources(
         actor_cpus, decode_cpus = 0.5, 1.0
     else:
         actor_cpus = decode_cpus = min(1.0, cpus / 2 / num_actors) or 1.0
+    # Of a cluster that still has to start, the actors are all that is known.
+    row_tasks = cpus or num_actors
+    if not has_slow_rows:
+        row_tasks = max(cpus // 2, num_actors) if use_gpu else max(1, row_tasks // 2)
     return Resources(
         num_actors=num_actors,
         actor_cpus=actor_cpus,
         actor_gpus=min(1.0, gpus / num_actors) or 1.0 if use_gpu else 0.0,
         decode_cpus=decode_cpus,
-        # Of a cluster that still has to start, the actors are all that is known.
-        row_tasks=max(cpus // 2, num_actors) if use_gpu else max(1, (cpus or num_actors) // 2),
+        row_tasks=row_tasks,
     )

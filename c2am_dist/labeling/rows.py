@@ -13,6 +13,7 @@ import pyarrow as pa
 from c2am_dist import __version__, schema
 from c2am_dist.config import LabelConfig
 from c2am_dist.labeling.batches import Batch, unpack
+from c2am_dist.labeling.found import Found, found_in
 from c2am_dist.method import boxes, components, cues, images, views
 
 DDT_RULE = "ddt"
@@ -74,10 +75,16 @@ def _found(
     """What a method says of image ``i``, of a size (height, width), or the error."""
     if "relative_box" in block:
         return _regressed(block["relative_box"][i], size, config)
-    activation = block["activation"][i]
-    if not np.isfinite(activation).all():
+    if not np.isfinite(block["activation"][i]).all():
         return {"error": "the activation map is not finite"}
-    row = _labels(activation, size, config, provenance)
+    found = found_in(block, i)
+    row = _labels(found.activation, size, config, provenance) | _maps(found, size, config)
+    if config.refine_cues != "none":
+        try:
+            cue = _refined(found.cue_at(size), block["image"][i], config)
+        except images.ImageError as error:
+            return {"error": str(error)}
+        row["background_cue"] = images.encode_png8(cue)
     if "class_name" in block:
         row["class_name"] = block["class_name"][i]
     for name in ("norm_map", "similarity_map"):
@@ -117,11 +124,40 @@ def _labels(
         "confidence": float(np.abs(2 * activation - 1).mean()),
         "threshold": threshold,
         "threshold_source": provenance.threshold_source,
-        "activation_map": _png(activation, config.write_maps, size, images.encode_png16),
-        "background_cue": _png(
-            cues.background_cue(activation), config.write_cues, size, images.encode_png8
-        ),
     }
+
+
+def _maps(found: Found, size: tuple[int, int], config: LabelConfig) -> dict[str, Any]:
+    """The maps to store of an image of a size (height, width), but for a cue to be refined."""
+    row = dict[str, Any]()
+    if config.write_maps != "none":
+        is_own = config.write_maps == "map"
+        row["activation_map"] = images.encode_png16(
+            found.activation if is_own else found.activation_at(size)
+        )
+    if config.write_cues != "none" and config.refine_cues == "none":
+        is_own = config.write_cues == "map"
+        row["background_cue"] = images.encode_png8(
+            cues.background_cue(found.activation) if is_own else found.cue_at(size)
+        )
+    if config.write_class_maps != "none":
+        is_own = config.write_class_maps == "map"
+        classes = found.classes if is_own else found.classes_at(size)
+        row["class_maps"] = [
+            {"class_name": name, "map": images.encode_png16(each)} for name, each in classes.items()
+        ]
+    return row
+
+
+def _refined(cue: np.ndarray, data: bytes, config: LabelConfig) -> np.ndarray:
+    """An image's cue along the image's edges.
+
+    Raises:
+        ImageError: the image is larger at its full size than may be decoded.
+    """
+    image = images.decode(data, max_pixels=config.max_megapixels * 1e6)
+    refine = cues.refine_by_crf if config.refine_cues == "crf" else cues.refine_by_filter
+    return refine(image, cue)
 
 
 def _component(
@@ -140,14 +176,6 @@ def _structs(found: np.ndarray, scores: np.ndarray) -> list[dict[str, Any]]:
         dict(zip(names, (*box, score), strict=True))
         for box, score in zip(found.tolist(), scores.tolist(), strict=True)
     ]
-
-
-def _png(
-    values: np.ndarray, where: str, size: tuple[int, int], encode: Callable[[np.ndarray], bytes]
-) -> bytes | None:
-    if where == "none":
-        return None
-    return encode(cues.enlarge(values, size) if where == "image" else values)
 
 
 def prediction_rows(

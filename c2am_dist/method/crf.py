@@ -5,6 +5,8 @@ Potentials" (NeurIPS 2011), by the optional package pydensecrf2, which is import
 needed. The constants are those of the authors' code: METHODS.md, "Background cues".
 """
 
+from typing import Any
+
 import numpy as np
 from jaxtyping import Float32, Int64, Integer, UInt8
 
@@ -19,6 +21,11 @@ BILATERAL_SXY, BILATERAL_SRGB, BILATERAL_COMPAT = 50, 5, 10
 
 class CRFMissingError(ValueError):
     """The optional package is not installed; the message says how to get it."""
+
+
+def check_installed() -> None:
+    """Raises CRFMissingError where the optional package is missing."""
+    _densecrf()
 
 
 def refine_labels(
@@ -59,12 +66,7 @@ def label_probabilities(
     low, high = labels.min(), labels.max()
     if low < 0 or high >= num_labels:
         raise ValueError(f"label {low if low < 0 else high} is not one of {num_labels}")
-    try:
-        import pydensecrf.densecrf as densecrf
-    except ImportError as error:
-        raise CRFMissingError(
-            "dense CRF needs the package pydensecrf2: pip install 'c2am-dist[crf]'"
-        ) from error
+    densecrf = _densecrf()
     height, width = labels.shape
     crf = densecrf.DenseCRF2D(width, height, num_labels)
     crf.setUnaryEnergy(_unary_energy(labels, num_labels))
@@ -76,6 +78,16 @@ def label_probabilities(
         compat=BILATERAL_COMPAT,
     )
     return np.array(crf.inference(ITERATIONS), np.float32).reshape(num_labels, height, width)
+
+
+def _densecrf() -> Any:
+    try:
+        import pydensecrf.densecrf as densecrf
+    except ImportError as error:
+        raise CRFMissingError(
+            "dense CRF needs the package pydensecrf2: pip install 'c2am-dist[crf]'"
+        ) from error
+    return densecrf
 
 
 def _unary_energy(

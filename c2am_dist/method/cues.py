@@ -1,8 +1,20 @@
-"""Background cues: where an image shows no object, as pseudo labels for segmentation."""
+"""Background cues: where an image shows no object, as pseudo labels for segmentation.
+
+Without torch, as the tasks that make them.
+"""
+
+from collections.abc import Sequence
 
 import cv2
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, UInt8
+
+from c2am_dist.method.crf import refine_labels
+from c2am_dist.method.edge_aware import guided_filter
+
+CUE_THRESHOLD = 0.3
+"""Share of the map's maximum above which a pixel is foreground before a dense CRF. Source:
+METHODS.md, "Background cues"."""
 
 
 def background_cue(activation: Float[np.ndarray, "h w"]) -> Float[np.ndarray, "h w"]:
@@ -24,3 +36,64 @@ def enlarge(
     """A map in [0, 1] at an image's size (height, width), cubic, overshoot cut off."""
     resized = cv2.resize(activation, size[::-1], interpolation=cv2.INTER_CUBIC)
     return np.clip(resized, 0, 1)
+
+
+def merge_views(
+    views: Sequence[Float[np.ndarray, "_ _"]], size: tuple[int, int]
+) -> Float[np.ndarray, "height width"]:
+    """An image's maps of several views, each at the image's size, summed, over their maximum.
+
+    What activation.merge_scales is to a batch on its device. Source: METHODS.md, "Background
+    cues".
+
+    Args:
+        views: foreground bright, >= 0; those of one size may come as their sum, which resizing
+            does not tell apart.
+        size: (height, width) of the result; maps are resized to it bilinearly.
+
+    Raises:
+        ValueError: there is no map.
+    """
+    if not views:
+        raise ValueError("merge_views needs at least one map")
+    total = np.zeros(size, np.float32)
+    for view in views:
+        total += cv2.resize(view, size[::-1], interpolation=cv2.INTER_LINEAR)
+    peak = total.max()
+    return total / peak if peak > 0 else total
+
+
+def refine_by_crf(
+    image: UInt8[np.ndarray, "_ _ 3"], cue: Float[np.ndarray, "_ _"]
+) -> Float[np.ndarray, "h w"]:
+    """The cue after a dense CRF: 1 where the background is the more probable label, else 0.
+
+    The CRF starts from the foreground, 1 - cue, thresholded at CUE_THRESHOLD. About a second
+    for 640 x 480 pixels. Source: METHODS.md, "Background cues"; golden/wsss.npz.
+
+    Args:
+        image: RGB, of the cue's size.
+        cue: 1 is background, in [0, 1].
+
+    Raises:
+        ValueError: sizes differ.
+        CRFMissingError: pydensecrf2 is not installed.
+    """
+    labels = (1 - cue > CUE_THRESHOLD).astype(np.uint8)
+    return (refine_labels(image, labels, 2) == 0).astype(np.float32)
+
+
+def refine_by_filter(
+    image: UInt8[np.ndarray, "_ _ 3"], cue: Float[np.ndarray, "_ _"]
+) -> Float[np.ndarray, "h w"]:
+    """The cue of the foreground, 1 - cue, after the guided filter: soft, cut at the image's edges.
+
+    Args:
+        image: RGB, of the cue's size.
+        cue: 1 is background, in [0, 1].
+
+    Raises:
+        ValueError: as edge_aware.guided_filter.
+    """
+    (foreground,) = guided_filter(image, (1 - cue)[None])
+    return background_cue(foreground)

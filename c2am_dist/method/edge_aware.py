@@ -10,6 +10,9 @@ import cv2
 import numpy as np
 from jaxtyping import Float, Float32, Float64, UInt8
 
+RADIUS_PX = 16
+EPSILON = 1e-3
+
 # The guide's covariance has six different entries: these pairs of channels.
 _PAIRS = ((0, 0), (0, 1), (0, 2), (1, 1), (1, 2), (2, 2))
 
@@ -18,8 +21,8 @@ def guided_filter(
     image: UInt8[np.ndarray, "_ _ 3"],
     maps: Float[np.ndarray, "k h w"],
     *,
-    radius_px: int,
-    epsilon: float,
+    radius_px: int = RADIUS_PX,
+    epsilon: float = EPSILON,
 ) -> Float32[np.ndarray, "k h w"]:
     """The maps smoothed within the image's regions and cut at its edges, in [0, 1].
 

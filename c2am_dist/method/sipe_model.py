@@ -106,6 +106,11 @@ class SipeClassifier(nn.Module):
         specific = specific_activation(features, image_prototypes(features, seeds))
         return SipeOutput(maps.mean(dim=(2, 3)), activation, specific, seeds)
 
+    def logits(self, images: Float[Tensor, "n 3 height width"]) -> Float[Tensor, "n k"]:
+        """What forward gives of normalised images, without maps, seeds and so labels."""
+        features = self._run_stages(images)["layer4"]
+        return class_activation(features, self.classifier.weight.flatten(1)).mean(dim=(2, 3))
+
     def train(self, mode: bool = True) -> "SipeClassifier":
         super().train(mode)
         # Deviation: in the published network BatchNorm uses its stored statistics everywhere.
