@@ -20,7 +20,7 @@ from c2am_dist.config import PRESETS, TrainConfig
 from c2am_dist.forecast import Cluster
 
 if TYPE_CHECKING:
-    from c2am_dist.labeling.folder import LabelReport
+    from c2am_dist.data.row_files import LabelReport
 
 Config = TypeVar("Config")
 Other = TypeVar("Other")

@@ -99,6 +99,10 @@ class RefineConfig:
     refinement: Literal["none", "crf", "guided"] = "none"
     """Refine along the image's edges: the mask by a dense CRF (needs the extra ``crf``), or the
     maps and the cue by a guided filter before they compete."""
+    guided_radius_px: int = 16
+    """guided: windows have sides of twice this and one pixel more."""
+    guided_epsilon: float = 1e-3
+    """guided: variance of the colours, in [0, 1], below which a window counts as flat."""
     write_png: bool = True
     """Write each mask as a PNG file, too, below ``png/`` in the output folder."""
     num_tasks: int | None = None
@@ -116,6 +120,8 @@ class RefineConfig:
         is_one = self.threshold is None or not self.cues
         require(is_one, "threshold", "unset with cues, which are the background", self.threshold)
         require(bool(self.label_map), "label_map", "voc, coco or a URI", self.label_map)
+        for name in ("guided_radius_px", "guided_epsilon"):
+            require(getattr(self, name) > 0, name, "positive", getattr(self, name))
         is_count = self.num_tasks is None or self.num_tasks > 0
         require(is_count, "num_tasks", "positive", self.num_tasks)
         require(self.max_megapixels > 0, "max_megapixels", "positive", self.max_megapixels)

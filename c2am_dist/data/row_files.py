@@ -3,8 +3,10 @@
 Labels, predictions and pseudo masks are such files. Without torch, which these tasks do without.
 """
 
+import dataclasses
 import hashlib
 import itertools
+import time
 from collections import deque
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
@@ -31,6 +33,34 @@ class PlannedFile(NamedTuple):
     name: str
     """Path of the label file below the folder."""
     uri: str
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class LabelReport:
+    """How a job went that makes a row of every image."""
+
+    num_images: int
+    num_new: int
+    """Of these, the images whose rows were made now and not by an earlier job that was cut off."""
+    num_errors: int
+    """Images of which nothing could be made; their rows say why."""
+    num_files: int
+    elapsed_s: float
+
+    @property
+    def error_fraction(self) -> float:
+        return self.num_errors / self.num_images
+
+
+def report(files: Sequence[LabelFile], *, num_new: int, started: float) -> LabelReport:
+    """The report of a job that has these files and began at ``started``, by the monotonic clock."""
+    return LabelReport(
+        num_images=sum(file.num_rows for file in files),
+        num_new=num_new,
+        num_errors=sum(file.num_errors for file in files),
+        num_files=len(files),
+        elapsed_s=time.monotonic() - started,
+    )
 
 
 def plan(files: Sequence[File], output: str) -> list[PlannedFile]:
@@ -81,6 +111,17 @@ def check(done: Sequence[PlannedFile], metadata: Mapping[str, str]) -> list[Labe
 # It mostly waits for storage, whose hiccups are worth another try: writing is idempotent.
 @ray.remote(num_cpus=SOME_CPU, retry_exceptions=[OSError])  # type: ignore
 def write_file(
+    file: PlannedFile,
+    schema: pa.Schema,
+    metadata: Mapping[str, str],
+    group_rows: Sequence[int],
+    *blocks: pa.Table,
+) -> LabelFile:
+    """:func:`write_rows`, as a task of its own."""
+    return write_rows(file, schema, metadata, group_rows, *blocks)
+
+
+def write_rows(
     file: PlannedFile,
     schema: pa.Schema,
     metadata: Mapping[str, str],

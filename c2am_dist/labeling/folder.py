@@ -6,39 +6,20 @@ command again works on the shards that have no file yet, and ``_SUCCESS`` ends t
 are worked on in lots of some thousand: of a set, the driver holds one entry a shard.
 """
 
-import dataclasses
 import hashlib
-import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 from c2am_dist import __version__, storage
 from c2am_dist.data import label_set, row_files, shards
 from c2am_dist.data.label_set import LabelFile
-from c2am_dist.data.row_files import PlannedFile
+from c2am_dist.data.row_files import LabelReport, PlannedFile
 from c2am_dist.labeling import pipeline, write
 from c2am_dist.labeling.pipeline import Work
 from c2am_dist.storage import File
 
 FOOTERS_AT_ONCE = 16
 """Read at once; over the network they are latency, not work."""
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
-class LabelReport:
-    """How a job went."""
-
-    num_images: int
-    num_new: int
-    """Of these, the images labeled now and not by an earlier job that was cut off."""
-    num_errors: int
-    """Images that could not be labeled; their rows say why."""
-    num_files: int
-    elapsed_s: float
-
-    @property
-    def error_fraction(self) -> float:
-        return self.num_errors / self.num_images
 
 
 def fill(
@@ -66,7 +47,7 @@ def fill(
     finished = label_set.sealed(folder)
     if finished is not None:
         print(f"{folder}: already finished", flush=True)
-        return _report(finished, num_new=0, started=started)
+        return row_files.report(finished, num_new=0, started=started)
     planned = row_files.plan(inputs, folder)
     done, missing = row_files.split_done(planned)
     if done:
@@ -76,7 +57,7 @@ def fill(
     new = _in_lots(missing, work) if missing else []
     files += new
     label_set.seal(folder, identity, sorted(files, key=lambda file: file.name))
-    return _report(files, num_new=sum(file.num_rows for file in new), started=started)
+    return row_files.report(files, num_new=sum(file.num_rows for file in new), started=started)
 
 
 def _in_lots(missing: Sequence[PlannedFile], work: Work) -> list[LabelFile]:
@@ -93,16 +74,6 @@ def _in_lots(missing: Sequence[PlannedFile], work: Work) -> list[LabelFile]:
     finally:
         pool.shutdown(cancel_futures=True)
     return written
-
-
-def _report(files: Sequence[LabelFile], *, num_new: int, started: float) -> LabelReport:
-    return LabelReport(
-        num_images=sum(file.num_rows for file in files),
-        num_new=num_new,
-        num_errors=sum(file.num_errors for file in files),
-        num_files=len(files),
-        elapsed_s=time.monotonic() - started,
-    )
 
 
 def identity_of(
