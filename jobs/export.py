@@ -9,9 +9,19 @@ from c2am_dist.config import ExportConfig
 def main() -> None:
     config = tyro.cli(ExportConfig, description=__doc__)
     config.check_complete()
-    from c2am_dist.export import export
+    from c2am_dist.export import MaskExportReport, export
 
     report = export(config)
+    if isinstance(report, MaskExportReport):
+        print(
+            f"export: {config.output} ({config.format}: {report.num_images} images with masks; "
+            f"{report.num_empty} all background, {report.num_rewritten} written anew)"
+        )
+        print(
+            f"not exported: {report.num_left_out} images that are all background (--keep-empty), "
+            f"{report.num_errors} with errors"
+        )
+        return
     print(
         f"export: {config.output} ({config.format}: {report.num_images} images, "
         f"{report.num_boxes} boxes with a score of at least {report.min_score:.3g}; "

@@ -1,4 +1,4 @@
-"""COCO's instances JSON beside a folder of images, in COCO's layout and in FiftyOne's.
+"""COCO's instances JSON beside a folder of images, in COCO's layout and in FiftyOne's: of boxes.
 
 FiftyOne reads several layouts of its own. ``COCODetectionDataset`` is taken because it is
 documented and stable, keeps scores as confidences, and other tools read it as well; its
@@ -8,13 +8,16 @@ documented and stable, keeps scores as confidences, and other tools read it as w
 import json
 import shutil
 import tempfile
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Callable, Iterable
+from typing import Any, TypeVar
 
 from c2am_dist import __version__
 from c2am_dist.config import ExportConfig
 from c2am_dist.export.folder import Folder
-from c2am_dist.export.samples import Sample
+from c2am_dist.export.mask_samples import MaskSample
+from c2am_dist.export.samples import Box, Sample
+
+AnySample = TypeVar("AnySample", Sample, MaskSample)
 
 
 def write(samples: Iterable[Sample], folder: Folder, config: ExportConfig) -> None:
@@ -36,22 +39,13 @@ def _write(
     samples: Iterable[Sample], folder: Folder, config: ExportConfig, path: str, image_folder: str
 ) -> None:
     checkpoints: set[str] = set()
-    num_boxes = 0
-    # The file lists all images before any annotation, so these wait on disk.
-    with tempfile.TemporaryFile() as annotations, folder.create(path) as stream:
-        stream.write(b'{"images": [')
-        for number, sample in enumerate(samples, start=1):
-            if sample.picture is not None:
-                folder.put(f"{image_folder}/{sample.file_name}", sample.picture.data)
-            stream.write(_line(_image(sample, number), is_first=number == 1))
-            for annotation in _annotations(sample, number, num_boxes + 1):
-                annotations.write(_line(annotation, is_first=num_boxes == 0))
-                num_boxes += 1
-            checkpoints.add(sample.checkpoint_sha256)
-        stream.write(b'\n], "annotations": [')
-        annotations.seek(0)
-        shutil.copyfileobj(annotations, stream, 2**20)
-        rest = {
+
+    def describe(sample: Sample) -> Iterable[dict[str, Any]]:
+        checkpoints.add(sample.checkpoint_sha256)
+        return map(_annotation, sample.boxes)
+
+    def rest() -> dict[str, Any]:
+        return {
             "categories": [{"id": 1, "name": config.category_name, "supercategory": ""}],
             "licenses": [],
             "info": {
@@ -60,14 +54,53 @@ def _write(
                 "checkpoint_sha256": sorted(checkpoints),
             },
         }
-        stream.write(b"\n], " + json.dumps(rest)[1:].encode() + b"\n")
+
+    write_instances(samples, folder, path, image_folder, describe=describe, rest=rest)
+
+
+def write_instances(
+    samples: Iterable[AnySample],
+    folder: Folder,
+    path: str,
+    image_folder: str,
+    *,
+    describe: Callable[[AnySample], Iterable[dict[str, Any]]],
+    rest: Callable[[], dict[str, Any]],
+) -> None:
+    """Writes images and their JSON, which grows with them.
+
+    Args:
+        samples: of boxes or of masks.
+        folder: where.
+        path: of the JSON below it.
+        image_folder: below it.
+        describe: the annotations of a sample, without ``id`` and ``image_id``, which are numbers
+            from 1.
+        rest: what the JSON holds beside images and annotations; asked for at the end.
+    """
+    num_annotations = 0
+    # The file lists all images before any annotation, so these wait on disk.
+    with tempfile.TemporaryFile() as annotations, folder.create(path) as stream:
+        stream.write(b'{"images": [')
+        for number, sample in enumerate(samples, start=1):
+            if sample.picture is not None:
+                folder.put(f"{image_folder}/{sample.file_name}", sample.picture.data)
+            stream.write(_line(_image(sample, number), is_first=number == 1))
+            for fields in describe(sample):
+                annotation = {"id": num_annotations + 1, "image_id": number} | fields
+                annotations.write(_line(annotation, is_first=num_annotations == 0))
+                num_annotations += 1
+        stream.write(b'\n], "annotations": [')
+        annotations.seek(0)
+        shutil.copyfileobj(annotations, stream, 2**20)
+        stream.write(b"\n], " + json.dumps(rest())[1:].encode() + b"\n")
 
 
 def _line(entry: dict[str, Any], *, is_first: bool) -> bytes:
     return (b"\n" if is_first else b",\n") + json.dumps(entry).encode()
 
 
-def _image(sample: Sample, number: int) -> dict[str, Any]:
+def _image(sample: Sample | MaskSample, number: int) -> dict[str, Any]:
     return {
         "id": number,
         "file_name": sample.file_name,
@@ -77,16 +110,13 @@ def _image(sample: Sample, number: int) -> dict[str, Any]:
     }
 
 
-def _annotations(sample: Sample, image: int, first: int) -> Iterable[dict[str, Any]]:
-    for number, box in enumerate(sample.boxes, start=first):
-        width, height = box.x1 - box.x0, box.y1 - box.y0
-        yield {
-            "id": number,
-            "image_id": image,
-            "category_id": 1,
-            "bbox": [box.x0, box.y0, width, height],
-            "area": width * height,
-            "segmentation": [],
-            "iscrowd": 0,
-            "score": box.score,
-        }
+def _annotation(box: Box) -> dict[str, Any]:
+    width, height = box.x1 - box.x0, box.y1 - box.y0
+    return {
+        "category_id": 1,
+        "bbox": [box.x0, box.y0, width, height],
+        "area": width * height,
+        "segmentation": [],
+        "iscrowd": 0,
+        "score": box.score,
+    }

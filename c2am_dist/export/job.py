@@ -1,4 +1,4 @@
-"""Labels, and the images they are of, as a data set in another tool's format.
+"""Labels, or pseudo masks, and the images they are of, as a data set in another tool's format.
 
 One process reads label rows and images in order and writes as it goes; memory does not grow with
 the set, but for eight bytes an image (and four a box with a quantile) to begin with. The folder
@@ -11,16 +11,33 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
+from typing import TypeVar
 
+import pyarrow as pa
 from tqdm import tqdm
 
 from c2am_dist import __version__, schema, storage
 from c2am_dist.config import ExportConfig, digest
-from c2am_dist.data import label_set, shards
-from c2am_dist.export import coco, label_studio, masks, samples, voc, webdataset, yolo
+from c2am_dist.data import label_set, mask_sets, shards
+from c2am_dist.data.shards import RowGroup
+from c2am_dist.export import (
+    coco,
+    coco_masks,
+    label_studio,
+    mask_files,
+    mask_samples,
+    masks,
+    samples,
+    voc,
+    webdataset,
+    yolo,
+)
+from c2am_dist.export.coco import AnySample
 from c2am_dist.export.folder import Folder, open_folder
+from c2am_dist.export.mask_samples import MaskSample
 from c2am_dist.export.pictures import Pictures
 from c2am_dist.export.samples import Sample
+from c2am_dist.method.label_maps import LabelMap
 from c2am_dist.storage import File
 
 _WRITERS: dict[str, Callable[[Iterable[Sample], Folder, ExportConfig], None]] = {
@@ -31,6 +48,11 @@ _WRITERS: dict[str, Callable[[Iterable[Sample], Folder, ExportConfig], None]] = 
     "fiftyone": coco.write_fiftyone,
     "webdataset": webdataset.write,
     "masks": masks.write,
+}
+_MASK_WRITERS: dict[str, Callable[[Iterable[MaskSample], Folder, ExportConfig, LabelMap], None]] = {
+    "voc": mask_files.write_voc,
+    "coco": coco_masks.write,
+    "masks": mask_files.write_folder,
 }
 FORMAT = 1
 """Raised whenever the content of ``_SUCCESS`` changes meaning; see CHANGELOG.md."""
@@ -55,46 +77,65 @@ class ExportReport:
     """The least score of a box to be kept, as the quantile has it where there is one."""
 
 
-def export(config: ExportConfig) -> ExportReport:
-    """Writes the labels in ``config.format``; needs no Ray.
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class MaskExportReport:
+    """How an export of pseudo masks went."""
+
+    num_images: int
+    """Exported, those whose mask is all background included."""
+    num_empty: int
+    """Exported images whose mask is all background."""
+    num_left_out: int
+    """Images not exported since their mask is all background (``keep_empty``)."""
+    num_errors: int
+    """Images not exported since they have no mask, or could not be written upright."""
+    num_rewritten: int
+    """Exported images whose bytes are not the shard's: turned upright, or made a PNG."""
+
+
+AnyReport = TypeVar("AnyReport", ExportReport, MaskExportReport)
+
+
+def export(config: ExportConfig) -> ExportReport | MaskExportReport:
+    """Writes the labels, or the pseudo masks, in ``config.format``; needs no Ray.
 
     A folder that a killed export has left is written again; one that is finished stays.
 
     Raises:
         FileNotFoundError: a URI names nothing.
         ValueError: a field is missing, the labels are unfinished, hold an image twice, or are
-            not of these images, nothing is left to export, or the output holds other files;
-            the message names the culprit.
+            not of these images, nothing is left to export, or the output holds other files; a
+            format or a field means nothing with pseudo masks; the message names the culprit.
     """
     config.check_complete()
     label_files = label_set.expand(config.labels, allow_incomplete=config.allow_incomplete)
+    holds_masks = mask_sets.holds_masks(label_files)
+    if holds_masks:
+        mask_samples.check(config)
     image_files = storage.expand(config.images) if config.with_images else []
     success = storage.join(config.output, label_set.SUCCESS)
     label_set.begin(config.output, _identity(config, label_files, image_files))
     storage.sweep(config.output)
     if storage.exists(success):
         print(f"{config.output}: already finished", flush=True)
-        return _finished(success)
-    report = _write(config, [file.uri for file in label_files])
+        if holds_masks:
+            return _finished(success, MaskExportReport)
+        return _finished(success, ExportReport)
+    report = (_write_masks if holds_masks else _write)(config, label_files)
     content = {"format": FORMAT, "export": config.format, **dataclasses.asdict(report)}
     storage.write_bytes(success, (json.dumps(content, indent=1) + "\n").encode())
     return report
 
 
-def _write(config: ExportConfig, label_uris: Sequence[str]) -> ExportReport:
+def _write(config: ExportConfig, label_files: Sequence[File]) -> ExportReport:
     columns = (*samples.COLUMNS, *(samples.MAP_COLUMNS if config.format == "masks" else ()))
-    groups = shards.index(label_uris, columns=columns, expected=schema.LABELS, allow_empty=True)
-    if not groups:
-        raise ValueError(f"{', '.join(config.labels)}: the label files hold no row")
-    samples.refuse_duplicates(groups)
+    groups = _groups(config, label_files, columns, schema.LABELS)
     selection = samples.select(groups, config)
     pictures = Pictures(config.images) if config.with_images else None
     counts = Counter[str]()
     with open_folder(storage.absolute(config.output)) as folder:
         stream = samples.stream(groups, config, selection, pictures, counts)
-        num_rows = sum(group.num_rows for group in groups)
-        progress = tqdm(stream, total=num_rows, unit=" images", disable=None)
-        _WRITERS[config.format](progress, folder, config)
+        _WRITERS[config.format](_shown(stream, groups), folder, config)
     return ExportReport(
         num_images=counts["images"],
         num_boxes=counts["boxes"],
@@ -104,6 +145,41 @@ def _write(config: ExportConfig, label_uris: Sequence[str]) -> ExportReport:
         num_rewritten=counts["rewritten"],
         min_score=selection.min_score,
     )
+
+
+def _write_masks(config: ExportConfig, label_files: Sequence[File]) -> MaskExportReport:
+    label_map = mask_sets.read_label_map(label_files)
+    groups = _groups(config, label_files, mask_samples.COLUMNS, schema.PSEUDO_MASKS)
+    pictures = Pictures(config.images) if config.with_images else None
+    counts = Counter[str]()
+    with open_folder(storage.absolute(config.output)) as folder:
+        stream = mask_samples.stream(groups, config, len(label_map), pictures, counts)
+        _MASK_WRITERS[config.format](_shown(stream, groups), folder, config, label_map)
+    return MaskExportReport(
+        num_images=counts["images"],
+        num_empty=counts["empty"],
+        num_left_out=counts["left_out"],
+        num_errors=counts["errors"],
+        num_rewritten=counts["rewritten"],
+    )
+
+
+def _groups(
+    config: ExportConfig, files: Sequence[File], columns: Sequence[str], expected: pa.Schema
+) -> list[RowGroup]:
+    """The row groups of label files; refuses files without a row, and an image with two."""
+    uris = [file.uri for file in files]
+    groups = shards.index(uris, columns=columns, expected=expected, allow_empty=True)
+    if not groups:
+        raise ValueError(f"{', '.join(config.labels)}: the label files hold no row")
+    samples.refuse_duplicates(groups)
+    return groups
+
+
+def _shown(stream: Iterable[AnySample], groups: Sequence[RowGroup]) -> Iterable[AnySample]:
+    """The stream, with a progress bar on a terminal."""
+    num_rows = sum(group.num_rows for group in groups)
+    return tqdm(stream, total=num_rows, unit=" images", disable=None)
 
 
 def _identity(
@@ -121,10 +197,10 @@ def _identity(
     }
 
 
-def _finished(success: str) -> ExportReport:
+def _finished(success: str, kind: type[AnyReport]) -> AnyReport:
     content = storage.read_json(success)
     try:
-        fields = {field.name: content[field.name] for field in dataclasses.fields(ExportReport)}
+        fields = {field.name: content[field.name] for field in dataclasses.fields(kind)}
     except KeyError as error:
         raise ValueError(f"{success}: not that of an export ({error})") from error
-    return ExportReport(**fields)
+    return kind(**fields)

@@ -91,7 +91,7 @@ def select(groups: Sequence[RowGroup], config: ExportConfig) -> Selection:
         return selection
     scores = [np.empty(0, np.float32)]
     for group in groups:
-        for rows in _batches(group, ("image_id", "width", "height", "pseudo_boxes", "error")):
+        for rows in batches(group, ("image_id", "width", "height", "pseudo_boxes", "error")):
             kept = [box for row in rows for box in selection.boxes(_boxes(row))]
             scores.append(np.array([box.score for box in kept], np.float32))
     ordered = np.sort(np.concatenate(scores))
@@ -145,7 +145,7 @@ def stream(
     """
     columns = (*COLUMNS, *MAP_COLUMNS) if config.format == "masks" else COLUMNS
     for group in groups:
-        for rows in _batches(group, columns):
+        for rows in batches(group, columns):
             for row in rows:
                 try:
                     sample = _sample(row, config, selection, pictures, counts)
@@ -160,9 +160,11 @@ def stream(
         raise ValueError(f"no image is left to export ({dict(counts)})")
 
 
-def _batches(group: RowGroup, columns: Sequence[str]) -> Iterator[list[dict[str, Any]]]:
+def batches(
+    group: RowGroup, columns: Sequence[str], expected: pa.Schema = schema.LABELS
+) -> Iterator[list[dict[str, Any]]]:
     """The rows of a row group of labels, as many at a time as become Python objects at once."""
-    table: pa.Table = shards.read(group, columns, schema.LABELS)
+    table: pa.Table = shards.read(group, columns, expected)
     for batch in table.to_batches(max_chunksize=_BATCH_ROWS):
         yield batch.to_pylist()
 
@@ -185,16 +187,12 @@ def _sample(
     size = (row["height"], row["width"])
     picture = None
     if pictures is not None:
-        try:
-            picture = pictures.find(row["shard"], row["image_id"], size)
-        except images.ImageError as error:  # too large to be turned, say
-            logger.warning(names.printable(f"{row['image_id']}: not exported: {error}"))
-            counts["errors"] += 1
+        picture = find_picture(row, pictures, counts)
+        if picture is None:
             return None
-        counts["rewritten"] += picture.is_rewritten
     return Sample(
         image_id=row["image_id"],
-        name=_name(row["image_id"], config),
+        name=name_of(row["image_id"], config),
         size=size,
         boxes=kept,
         checkpoint_sha256=row["checkpoint_sha256"],
@@ -205,7 +203,24 @@ def _sample(
     )
 
 
-def _name(image_id: str, config: ExportConfig) -> str:
+def find_picture(row: dict[str, Any], pictures: Pictures, counts: Counter[str]) -> Picture | None:
+    """The image of a label row; None, logged and counted, where it cannot be written upright.
+
+    Raises:
+        ValueError: as `Pictures.find`.
+    """
+    try:
+        picture = pictures.find(row["shard"], row["image_id"], (row["height"], row["width"]))
+    except images.ImageError as error:  # too large to be turned, say
+        logger.warning(names.printable(f"{row['image_id']}: not exported: {error}"))
+        counts["errors"] += 1
+        return None
+    counts["rewritten"] += picture.is_rewritten
+    return picture
+
+
+def name_of(image_id: str, config: ExportConfig) -> str:
+    """Path of an image's files, without extension."""
     if not config.with_images:
         names.check(image_id, "image_id")
         return image_id
