@@ -8,7 +8,13 @@ import json
 from typing import Any
 
 from c2am_dist import storage
-from c2am_dist.config import EvaluateMasksConfig, LabelConfig, Method, RefineConfig
+from c2am_dist.config import (
+    EvaluateMasksConfig,
+    LabelConfig,
+    Method,
+    RefineConfig,
+    TrainConfig,
+)
 from c2am_dist.config.reproduce_masks import WsssConfig
 from c2am_dist.evaluation.masks import evaluate_masks
 from c2am_dist.labeling.job import label
@@ -26,7 +32,7 @@ def wsss(config: WsssConfig) -> tuple[list[Result], list[Cues]]:
         ValueError, OSError, TrainingStopped: as the jobs, with their messages.
     """
     rows = plan(config)
-    runs = {method: training(config, method) for method in trained(rows)}
+    runs: dict[Method, TrainConfig] = {m: training(config, m) for m in trained(rows)}
     maps = {name: _maps(config, name) for name in dict.fromkeys(row.maps for row in rows)}
     cues = {name: _cues(config, name) for name in dict.fromkeys(row.cues for row in rows) if name}
     scored = [Cues(name, _evaluate(config, f"cues-{name}", uri)) for name, uri in cues.items()]

@@ -49,7 +49,8 @@ def markdown(
     lines = ["| " + " | ".join(_TITLES) + " |", "|---|---|---:|---:|---:|---:|---|---|---|"]
     lines += [_line(result, plain.get(result.row.maps)) for result in results]
     if cues:
-        lines += ["", "| cues | foreground IoU at 0.5 | best (oracle) | PxAP |", "|---|---:|---:|---:|"]
+        lines += ["", "| cues | foreground IoU at 0.5 | best (oracle) | PxAP |"]
+        lines.append("|---|---:|---:|---:|")
         names = ("foreground_iou", "oracle_foreground_iou", "pxap")
         for each in cues:
             cells = [f"{each.metrics[name]:.1f}" for name in names]

@@ -1,0 +1,102 @@
+"""Segmentation's tables as a command: which rows, which training, and how they are told."""
+
+import dataclasses
+
+import pytest
+
+from c2am_dist.config.reproduce_masks import WsssConfig
+from c2am_dist.reproduce import wsss_table
+from c2am_dist.reproduce.wsss_rows import Row, plan, trained, training
+from c2am_dist.reproduce.wsss_table import Cues, Result
+
+CONFIG = WsssConfig(
+    train=("train",), val=("val",), output="out", start="resnet50:supervised=IMAGENET1K_V1"
+)
+
+
+def changed(**changes: object) -> WsssConfig:
+    return dataclasses.replace(CONFIG, **changes)  # type: ignore[arg-type]
+
+
+def test_a_row_is_maps_what_competes_with_them_and_a_refinement():
+    rows = plan(changed(rows=("cam", "cam+crf", "cam+c2am+crf", "cam+saliency", "sipe-cam")))
+    assert rows == [
+        Row("cam"),
+        Row("cam", refinement="crf"),
+        Row("cam", "c2am", "crf"),
+        Row("cam", "saliency"),
+        Row("sipe-cam"),
+    ]
+    assert [row.name for row in rows] == [
+        "cam", "cam+crf", "cam+c2am+crf", "cam+saliency", "sipe-cam",
+    ]  # fmt: skip
+    assert {row.baseline for row in rows} == {Row("cam"), Row("sipe-cam")}
+
+
+def test_other_projects_maps_have_rows_of_their_own():
+    rows = plan(changed(rows=("cam",), cams=("seam=s3://bucket/seam",)))
+    assert [row.name for row in rows] == ["cam", "seam", "seam+crf", "seam+c2am"]
+    assert trained(rows) == ["cam", "c2am"]
+
+
+def test_only_what_rows_need_is_trained():
+    assert trained(plan(changed(rows=("cam", "cam+crf")))) == ["cam"]
+    assert trained(plan(changed(rows=("sipe", "sipe+c2am")))) == ["c2am", "sipe"]
+    assert trained(plan(changed(rows=("cam+saliency",)))) == ["cam", "c2am", "saliency"]
+
+
+def test_presets_are_vocs_and_c2am_may_start_elsewhere():
+    config = changed(
+        c2am_start="resnet50:moco=moco.pth",
+        settings=("sipe:optim.epochs=2", "all:optim.batch_size=8"),
+    )
+    sipe, c2am = training(config, "sipe"), training(config, "c2am")
+    assert (sipe.preset, sipe.model.weights, sipe.optim.epochs) == ("sipe-voc", "IMAGENET1K_V1", 2)
+    assert (c2am.preset, c2am.model.weights, c2am.loss.alpha) == ("voc", "moco.pth", 0.25)
+    assert (c2am.run.name, c2am.optim.batch_size) == ("c2am-resnet50-moco", 8)
+    learned = training(config, "saliency", "cues")
+    assert (learned.data.cues, learned.preset) == (("cues",), "saliency-voc")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"val": ()}, "val must be given"),
+        ({"start": ""}, "start must be given"),
+        ({"start": "resnet50"}, "start must be ENCODER:NAME=WEIGHTS"),
+        ({"c2am_start": "alexnet:a=w"}, "c2am_start must be .* ENCODER one of resnet18"),
+        ({"rows": ("cam", "cam")}, "rows must be distinct"),
+        ({"cams": ("seam",)}, "cams must be NAME=URI"),
+        ({"cams": ("cam=folder",)}, "cams: 'cam' is taken"),
+        ({"thresholds": (1.5,)}, r"thresholds must be numbers in \[0, 1\]"),
+        ({"scales": ()}, "scales must be"),
+        ({"settings": ("psol:optim.epochs=1",)}, "METHOD one of cam, c2am, sipe, saliency"),
+        ({"settings": ("sipe:optim.epoch=1",)}, r"did you mean optim\.epochs"),
+        ({"settings": ("sipe:model.encoder=vgg16",)}, "settings: sipe: model.encoder"),
+    ],
+)
+def test_what_means_nothing_is_refused_by_name(changes: dict[str, object], message: str):
+    with pytest.raises(ValueError, match=message):
+        plan(changed(**changes))
+
+
+def test_the_table_tells_gains_and_the_papers_figures():
+    plain = {"miou": 40.0, "false_activation": 30.0, "missed_activation": 20.0, "classes": []}
+    classes = [
+        {"class": "background", "iou": 90.0, "baseline_iou": 60.0},
+        {"class": "bird", "iou": 70.0, "baseline_iou": 50.0},
+        {"class": "chair", "iou": 20.0, "baseline_iou": 25.0},
+    ]
+    results = [
+        Result(row=Row("cam"), threshold=0.3, metrics=plain),
+        Result(row=Row("cam", "c2am"), threshold=None,
+               metrics={**plain, "miou": 52.5, "classes": classes}),
+    ]  # fmt: skip
+    cues = Cues("c2am", {"foreground_iou": 60.0, "oracle_foreground_iou": 61.0, "pxap": 70.0})
+    text = wsss_table.markdown(CONFIG, results, [cues], {"cam": training(CONFIG, "cam")})
+    first, second = [line for line in text.splitlines() if line.startswith("| cam")]
+    assert first.startswith("| cam | 0.3 (oracle) | 40.0 | – | 30.0 | 20.0 | – | – | 48.0 to 55.6")
+    assert "| cam+c2am | c2am | 52.5 | +12.5 |" in second
+    assert "| bird +20.0 | chair -5.0 | 63.9 to 66.0 (Table 5" in second
+    assert "| c2am | 60.0 | 61.0 | 70.0 |" in text
+    assert "cam: resnet50 from IMAGENET1K_V1, 5 epochs over train, batch 16" in text
