@@ -12,6 +12,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from c2am_dist.method.activation import normalise
+from c2am_dist.method.vectors import unmixed
 
 
 class ClassActivation(NamedTuple):
@@ -92,5 +93,5 @@ def _product(
 ) -> Float[Tensor, "..."]:
     """The einsum in float32 at least, also under autocast: a map of bfloat16 has 256 levels."""
     common = torch.promote_types(torch.promote_types(features.dtype, weight.dtype), torch.float32)
-    with torch.autocast(features.device.type, enabled=False):
+    with unmixed(features.device):
         return torch.einsum(equation, features.to(common), weight.to(common))

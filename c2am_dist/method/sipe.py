@@ -16,8 +16,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from c2am_dist.method.multilabel import soft_margin_loss
-from c2am_dist.method.vectors import check_finite, directions, wide
+from c2am_dist.method.multilabel import PRESENT, soft_margin_loss
+from c2am_dist.method.vectors import check_finite, directions, unmixed, wide
 
 BACKGROUND_WEIGHT = 0.5
 """alpha: what the background's score counts for against those of classes."""
@@ -29,7 +29,10 @@ _PEAK_FLOOR = 1e-5
 
 
 def general_activation(
-    class_activation: Float[Tensor, "n k h w"], is_valid: Bool[Tensor, "_ _"]
+    class_activation: Float[Tensor, "n k h w"],
+    is_valid: Bool[Tensor, "_ _"],
+    *,
+    check: bool = True,
 ) -> Float[Tensor, "n m h w"]:
     """The general map M of each channel, in [0, 1]; float32 at least. Section 3.1.
 
@@ -40,6 +43,7 @@ def general_activation(
     Args:
         class_activation: of any sign, before global average pooling's result is a logit.
         is_valid: n m, of multilabel.valid_channels.
+        check: whether to look for NaN and infinity, which waits for the device.
 
     Raises:
         ValueError: ``is_valid`` is not n m, or a map holds NaN or infinity.
@@ -50,7 +54,8 @@ def general_activation(
             f"validity must be of shape {(n, k + 1)}, the background and {k} classes of {n} "
             f"images, got {tuple(is_valid.shape)}"
         )
-    check_finite(class_activation, "class activation maps")
+    if check:
+        check_finite(class_activation, "class activation maps")
     classes = _over_peak(wide(class_activation).relu())
     background = 1 - classes.amax(dim=1, keepdim=True)
     return torch.cat([background, classes], dim=1) * is_valid[:, :, None, None]
@@ -62,6 +67,7 @@ def structure_scores(
     activation: Float[Tensor, "_ m _ _"],
     *,
     chunk_bytes: int = CHUNK_BYTES,
+    check: bool = True,
 ) -> Float[Tensor, "n m h w"]:
     """C: how well the structure around each cell matches each channel's map, in [0, 1].
 
@@ -76,6 +82,7 @@ def structure_scores(
         features: semantic, the last stage's.
         activation: of :func:`general_activation`.
         chunk_bytes: at least one cell's, n h w numbers, are made at a time.
+        check: whether to look for NaN and infinity, which waits for the device.
 
     Raises:
         ValueError: images or cells of the two differ, ``chunk_bytes`` is not positive, or a
@@ -84,8 +91,9 @@ def structure_scores(
     _check_cells(features, activation, "activation maps")
     if chunk_bytes < 1:
         raise ValueError(f"chunk_bytes must be >= 1, got {chunk_bytes}")
-    check_finite(features, "semantic features")
-    with torch.autocast(features.device.type, enabled=False):
+    if check:
+        check_finite(features, "semantic features")
+    with unmixed(features.device):
         cells = directions(features).flatten(2)  # n c p
         maps = activation.flatten(2).to(cells.dtype)  # n m p
         areas = maps.sum(dim=2, keepdim=True)
@@ -124,7 +132,7 @@ def locate_seeds(
 
 
 def image_prototypes(
-    features: Float[Tensor, "n d h w"], seeds: Bool[Tensor, "_ m _ _"]
+    features: Float[Tensor, "n d h w"], seeds: Bool[Tensor, "_ m _ _"], *, check: bool = True
 ) -> Float[Tensor, "n m d"]:
     """P: the sum of each channel's seeds' features over the number of all cells. Section 3.2.2.
 
@@ -134,13 +142,15 @@ def image_prototypes(
     Args:
         features: hierarchical, d channels.
         seeds: of :func:`locate_seeds`.
+        check: whether to look for NaN and infinity, which waits for the device.
 
     Raises:
         ValueError: images or cells of the two differ, or a feature is NaN or infinite.
     """
     _check_cells(features, seeds, "seeds")
-    check_finite(features, "hierarchical features")
-    with torch.autocast(features.device.type, enabled=False):
+    if check:
+        check_finite(features, "hierarchical features")
+    with unmixed(features.device):
         cells = wide(features).flatten(2)
         return seeds.flatten(2).to(cells.dtype) @ cells.transpose(1, 2) / cells.shape[2]
 
@@ -164,7 +174,7 @@ def specific_activation(
         raise ValueError(
             f"prototypes must be of {n} images and {d} channels, got {tuple(prototypes.shape)}"
         )
-    with torch.autocast(features.device.type, enabled=False):
+    with unmixed(features.device):
         cells = directions(features).flatten(2)
         centres = directions(prototypes.transpose(1, 2)).to(cells.dtype)  # n d m
         cosine = centres.transpose(1, 2) @ cells
@@ -212,7 +222,7 @@ class SipeLoss(NamedTuple):
         return self.classification + self.consistency
 
 
-def sipe_loss(output: SipeOutput, labels: Int[Tensor, "_ _"]) -> SipeLoss:
+def sipe_loss(output: SipeOutput, labels: Int[Tensor, "_ _"], *, check: bool = True) -> SipeLoss:
     """The loss of each image: multi-label soft margin of its logits, and consistency.
 
     The published loss is the mean over images. Section 3.3.
@@ -220,14 +230,17 @@ def sipe_loss(output: SipeOutput, labels: Int[Tensor, "_ _"]) -> SipeLoss:
     Args:
         output: of the model.
         labels: n k, those the model was given.
+        check: see multilabel.soft_margin_loss.
 
     Raises:
         ValueError: see multilabel.soft_margin_loss.
     """
-    return SipeLoss(
-        soft_margin_loss(output.logits, labels),
-        consistency_loss(output.activation, output.specific),
-    )
+    classification = soft_margin_loss(output.logits, labels, check=check)
+    # Deviation: an image without any class has no consistency; its only seeds would be the
+    # background's, in maps of classes that are not there. VOC and the published code know none.
+    has_class = (labels == PRESENT).any(dim=1)
+    consistency = consistency_loss(output.activation, output.specific) * has_class
+    return SipeLoss(classification, consistency)
 
 
 def _soft_iou(

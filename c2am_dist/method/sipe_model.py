@@ -78,7 +78,11 @@ class SipeClassifier(nn.Module):
         self.train(self.training)
 
     def forward(
-        self, images: Float[Tensor, "n 3 height width"], labels: Int[Tensor, "_ _"]
+        self,
+        images: Float[Tensor, "n 3 height width"],
+        labels: Int[Tensor, "_ _"],
+        *,
+        check: bool = True,
     ) -> SipeOutput:
         """Logits, general and image-specific maps of normalised images at layer4's size.
 
@@ -86,24 +90,30 @@ class SipeClassifier(nn.Module):
 
         Args:
             images: a batch.
-            labels: n K, 1, 0 or -1 (see multilabel): which classes an image may have seeds of.
+            labels: n K, 1, 0 or -1 (see multilabel): which classes an image may have seeds of;
+                of one without any, maps show the background alone.
+            check: whether to look at the values of labels and features, which waits for the
+                device. In training a loss of NaN tells as much.
 
         Raises:
-            ValueError: labels are of other images or classes, an image has none, or features
-                are NaN or infinite.
+            ValueError: labels are of other images or classes, or one of them is not 1, 0 or -1,
+                or features are NaN or infinite.
         """
         expected = (len(images), self.classifier.out_channels)
         if labels.shape != expected:
             raise ValueError(f"labels must be of shape {expected}, got {tuple(labels.shape)}")
-        is_valid = valid_channels(labels)
+        is_valid = valid_channels(labels, check=check)
         stages = self._run_stages(images)
         # Not the convolution itself: under autocast its map would be bfloat16.
         maps = class_activation(stages["layer4"], self.classifier.weight.flatten(1))
-        activation = general_activation(maps, is_valid)
-        scores = structure_scores(stages["layer4"], activation, chunk_bytes=self.chunk_bytes)
+        activation = general_activation(maps, is_valid, check=check)
+        scores = structure_scores(
+            stages["layer4"], activation, chunk_bytes=self.chunk_bytes, check=check
+        )
         seeds = locate_seeds(scores, is_valid)
         features = self._hierarchical(stages)
-        specific = specific_activation(features, image_prototypes(features, seeds))
+        prototypes = image_prototypes(features, seeds, check=check)
+        specific = specific_activation(features, prototypes)
         return SipeOutput(maps.mean(dim=(2, 3)), activation, specific, seeds)
 
     def logits(self, images: Float[Tensor, "n 3 height width"]) -> Float[Tensor, "n k"]:

@@ -1,5 +1,7 @@
 """Feature vectors: a type wide enough for them, whether they are numbers, where they point."""
 
+import contextlib
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -8,6 +10,16 @@ from torch import Tensor
 def wide(values: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
     """The values as float32 at least: autocast leaves bfloat16."""
     return values.to(torch.promote_types(values.dtype, torch.float32))
+
+
+def unmixed(device: torch.device) -> contextlib.AbstractContextManager[object]:
+    """Inside, no product is computed in bfloat16, also where autocast is on.
+
+    The meta device, where shapes are all there is, knows no autocast.
+    """
+    if device.type == "meta":
+        return contextlib.nullcontext()
+    return torch.autocast(device.type, enabled=False)
 
 
 def directions(vectors: Float[Tensor, "n c ..."]) -> Float[Tensor, "n c ..."]:

@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from c2am_dist.method.multilabel import soft_margin_loss, valid_channels
+from c2am_dist.method.multilabel import f1_scores, soft_margin_loss, valid_channels
 
 LABELS = torch.tensor([[1, 0, -1], [0, 1, 1], [-1, 1, -1]])
 
@@ -53,13 +53,11 @@ def test_large_logits_and_half_precision_stay_finite():
 @pytest.mark.parametrize(
     ("labels", "message"),
     [
-        ([[1, 0, 0], [0, 0, -1]], r"images 1 of the batch have no class"),
-        ([[0, 0, 0], [-1, -1, -1]], r"images 0, 1 of the batch have no class"),
         ([[1, 0, 2], [1, 0, 0]], r"labels must be 1, 0 or -1, got 2"),
         ([[1, 0, -2], [1, 0, 0]], r"labels must be 1, 0 or -1, got -2"),
     ],
 )
-def test_labels_that_show_nothing_are_refused(labels, message):
+def test_labels_that_are_none_are_refused(labels, message):
     with pytest.raises(ValueError, match=message):
         valid_channels(torch.tensor(labels))
 
@@ -81,3 +79,24 @@ def test_labels_without_a_loss_are_refused(labels, message):
 def test_an_image_without_classes_has_a_loss():
     loss = soft_margin_loss(torch.zeros(1, 2), torch.zeros(1, 2, dtype=torch.long))
     assert loss.item() == pytest.approx(math.log(2))
+
+
+def test_an_image_without_classes_has_the_background_alone():
+    found = valid_channels(torch.tensor([[0, 0], [0, -1], [1, 0]]))
+    assert found.tolist() == [[True, False, False]] * 2 + [[True, True, False]]
+
+
+def test_f1_counts_known_classes_image_by_image():
+    logits = torch.tensor(
+        [[1.0, 2.0, -1.0], [-1.0, -1.0, 3.0], [-1.0, -1.0, -1.0], [1.0, 1.0, -1.0]]
+    )
+    labels = torch.tensor([[1, 0, 1], [0, 0, -1], [1, 0, 0], [1, 1, 0]])
+    # One of two predicted and of two present; nothing known, so nothing wrong; missed; all right.
+    assert f1_scores(logits, labels).tolist() == pytest.approx([0.5, 1, 0, 1])
+
+
+def test_the_loss_is_the_same_unchecked():
+    logits = torch.randn(3, 3, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(
+        soft_margin_loss(logits, LABELS), soft_margin_loss(logits, LABELS, check=False)
+    )

@@ -247,7 +247,7 @@ def test_layer3_and_layer4_have_as_many_cells(output_stride):
     [
         ([[1, 0], [0, 1]], r"labels must be of shape \(2, 3\), got \(2, 2\)"),
         ([[1, 0, 0]], r"labels must be of shape \(2, 3\), got \(1, 3\)"),
-        ([[1, 0, 0], [0, -1, 0]], r"images 1 of the batch have no class"),
+        ([[1, 0, 0], [0, 2, 0]], r"labels must be 1, 0 or -1, got 2"),
     ],
 )
 def test_labels_that_do_not_fit_are_refused(labels, message):
@@ -267,3 +267,39 @@ def test_bad_images_scales_and_counts_are_refused():
         random_model(chunk_bytes=0).eval()(random_images(), LABELS)
     with pytest.raises(ValueError, match=r"num_classes must be >= 1, got 0"):
         SipeClassifier(build_encoder("resnet18"), 0)
+
+
+def test_an_image_without_classes_learns_its_classification_alone():
+    labels = torch.tensor([[1, 0, 1], [0, 0, -1]])
+    model = random_model().double().train()
+    images = random_images().double()
+    losses = sipe_loss(model(images, labels), labels)
+    assert losses.consistency[1] == 0 and (losses.classification > 0).all()
+    losses.total.sum().backward()
+    both = {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
+    model.zero_grad()
+    sipe_loss(model(images[:1], labels[:1]), labels[:1]).total.sum().backward()
+    for stage, side in model.sides.items():  # which the consistency alone trains
+        torch.testing.assert_close(both[f"sides.{stage}.weight"], side.weight.grad)
+    classifier = model.classifier.weight.grad
+    assert classifier is not None
+    assert not torch.allclose(both["classifier.weight"], classifier)
+    assert model(images, labels).seeds[1, 1:].sum() == 0
+
+
+def test_an_unchecked_step_never_waits_for_the_device():
+    """On the meta device there is nothing to wait for: it would raise."""
+    with torch.device("meta"):
+        model = random_model(num_classes=3).to("meta").train()
+        labels = torch.empty(2, 3, dtype=torch.int8)
+        output = model(torch.empty(2, 3, 64, 64), labels, check=False)
+        sipe_loss(output, labels, check=False).total.sum().backward()
+        with pytest.raises(RuntimeError, match="meta"):
+            model(torch.empty(2, 3, 64, 64), labels)
+
+
+def test_unchecked_values_are_the_same():
+    model = random_model().eval()
+    checked, unchecked = (model(random_images(), LABELS, check=check) for check in (True, False))
+    for found, expected in zip(unchecked, checked, strict=True):
+        assert torch.equal(found, expected)
