@@ -20,6 +20,8 @@ from c2am_dist.method.c2am import C2AM
 from c2am_dist.method.classifier import Classifier
 from c2am_dist.method.encoders import Encoder, build_encoder
 from c2am_dist.method.psol import BoxRegressor
+from c2am_dist.method.saliency import SaliencyNet
+from c2am_dist.method.sipe_model import SipeClassifier
 from c2am_dist.method.weights import (
     WeightsError,
     is_weights_name,
@@ -199,7 +201,7 @@ class BareEncoder(nn.Module):
         return self.encoder(images)
 
 
-Model = C2AM | Classifier | BoxRegressor | BareEncoder
+Model = C2AM | Classifier | BoxRegressor | SipeClassifier | SaliencyNet | BareEncoder
 
 
 def build(loaded: Checkpoint) -> Model:
@@ -212,10 +214,14 @@ def build(loaded: Checkpoint) -> Model:
     match loaded.method:
         case "c2am":
             return C2AM(encoder)
-        case "classifier" | "bridging":  # whose parameters are a classifier's
+        case "classifier" | "bridging" | "cam":  # whose parameters are a classifier's
             return Classifier(encoder, len(loaded.classes))
         case "psol":
             return BoxRegressor(encoder)
+        case "sipe":
+            return SipeClassifier(encoder, len(loaded.classes))
+        case "saliency":
+            return SaliencyNet(encoder)
         case "encoder":
             return BareEncoder(encoder)
         case _:
