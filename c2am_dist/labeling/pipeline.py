@@ -71,7 +71,6 @@ class Work:
 def stream(row_groups: Sequence[RowGroup], work: Work) -> ray.data.Dataset:
     """A job's rows in the order of the input; no block holds rows of two shards."""
     batch_size, sizes_px = work.decoding.batch_size, work.decoding.sizes_px
-    num_rows = sum(group.num_rows for group in row_groups)
     runs = list(_runs(row_groups, min_rows=RUN_BATCHES * batch_size))
     shares = find_resources(work.shares, has_slow_rows=work.has_slow_rows)
     dataset = ray.data.from_items(runs, override_num_blocks=len(runs))
@@ -79,7 +78,7 @@ def stream(row_groups: Sequence[RowGroup], work: Work) -> ray.data.Dataset:
     at_most = min(BLOCK_BYTES, _store_bytes() // STORE_BLOCKS)
     block_bytes = _block_bytes(sizes_px, batch_size, at_most=at_most)
     dataset.context.target_max_block_size = SLOW_BLOCK_BYTES if work.has_slow_rows else block_bytes
-    num_row_tasks = min(shares.row_tasks, num_rows if work.has_slow_rows else len(runs))
+    num_blocks = max(len(runs), _slow_blocks(row_groups) if work.has_slow_rows else 0)
     if shares.actor_gpus:
         placement.prefer_nodes_without_gpu(dataset)
     return (
@@ -103,7 +102,7 @@ def stream(row_groups: Sequence[RowGroup], work: Work) -> ray.data.Dataset:
             functools.partial(make_rows, rows=work.rows),
             batch_size=None,
             batch_format="pyarrow",
-            compute=ray.data.TaskPoolStrategy(size=num_row_tasks),
+            compute=ray.data.TaskPoolStrategy(size=min(shares.row_tasks, num_blocks)),
             num_cpus=SOME_CPU,
         )
     )
@@ -171,6 +170,13 @@ def _runs(row_groups: Sequence[RowGroup], *, min_rows: int) -> Iterator[dict[str
         if num_rows >= min_rows or following is None or following.uri != group.uri:
             yield {"uri": group.uri, "indices": indices, "num_rows": num_rows}
             indices, num_rows = [], 0
+
+
+def _slow_blocks(row_groups: Sequence[RowGroup]) -> int:
+    """About how many blocks there are of SLOW_BLOCK_BYTES, at least: files alone are counted."""
+    num_rows = sum(group.num_rows for group in row_groups)
+    image_bytes = max(1, sum(group.num_bytes for group in row_groups) // num_rows)
+    return num_rows // (SLOW_BLOCK_BYTES // image_bytes + 1)
 
 
 def _store_bytes() -> int:

@@ -73,7 +73,8 @@ def merge_scales(
         size: (height, width) of the result; maps are resized to it bilinearly.
 
     Returns:
-        Maps in [0, 1]; an image whose maps are all zero keeps zeros.
+        Maps in [0, 1]; an image whose maps are all zero keeps zeros, and one of whose maps is
+        NaN anywhere is NaN.
 
     Raises:
         ValueError: there is no map.
@@ -85,7 +86,7 @@ def merge_scales(
     ]
     total = torch.stack(resized).sum(dim=0)
     peak = total.amax(dim=(2, 3), keepdim=True)
-    return torch.where(peak > 0, total / peak, 0)
+    return torch.where(peak == 0, 0, total / peak)
 
 
 COLLAPSED_STD = 0.01

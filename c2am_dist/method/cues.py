@@ -60,7 +60,7 @@ def merge_views(
     for view in views:
         total += cv2.resize(view, size[::-1], interpolation=cv2.INTER_LINEAR)
     peak = total.max()
-    return total / peak if peak > 0 else total
+    return total if peak == 0 else total / peak
 
 
 def refine_by_crf(

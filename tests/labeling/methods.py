@@ -16,6 +16,8 @@ from c2am_dist.method import encoders, images
 from c2am_dist.method.classifier import Classifier
 from c2am_dist.method.encoders import build_encoder
 from c2am_dist.method.psol import BoxRegressor
+from c2am_dist.method.saliency import SaliencyNet
+from c2am_dist.method.sipe_model import SipeClassifier
 from tests.checkpoints import CROP_PX
 
 CLASSES = ["bird", "cat", "dog"]
@@ -30,7 +32,7 @@ def save(uri: Path, model: nn.Module, method: str, *, output_stride: int = 16) -
         optimizer={},
         step=10,
         total_steps=10,
-        classes=CLASSES if method in ("classifier", "bridging") else [],
+        classes=CLASSES if method in ("classifier", "bridging", "cam", "sipe") else [],
         polarity="",
         polarity_margin=0.0,
         border_lock=0.0,
@@ -58,6 +60,19 @@ def random_classifier(output_stride: int = 16) -> Classifier:
     return settled(model)  # type: ignore
 
 
+def random_sipe() -> SipeClassifier:
+    """Of classes that are in some images and not in others."""
+    torch.manual_seed(3)
+    model = SipeClassifier(build_encoder("resnet18"), len(CLASSES))
+    settled(model.encoder)
+    return model.eval()
+
+
+def random_saliency() -> SaliencyNet:
+    torch.manual_seed(4)
+    return settled(SaliencyNet(build_encoder("resnet18")))  # type: ignore
+
+
 def random_regressor() -> BoxRegressor:
     torch.manual_seed(2)
     return settled(BoxRegressor(build_encoder("resnet18", output_stride=32)))  # type: ignore
@@ -71,6 +86,19 @@ def write_labeled(path: Path, rows: Sequence[tuple[str, bytes, str | None]]) -> 
         "image_id": pa.array(ids, pa.string()),
         "image": pa.array(data, pa.binary()),
         "label": pa.array(labels, pa.string()),
+    }
+    pq.write_table(pa.table(columns), path, row_group_size=4)
+    return path
+
+
+def write_listed(path: Path, rows: Sequence[tuple[str, bytes, list[str | None] | None]]) -> Path:
+    """A shard of ids, images and lists of classes, in row groups of four."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    ids, data, labels = zip(*rows, strict=True)
+    columns = {
+        "image_id": pa.array(ids, pa.string()),
+        "image": pa.array(data, pa.binary()),
+        "labels": pa.array(labels, pa.list_(pa.string())),
     }
     pq.write_table(pa.table(columns), path, row_group_size=4)
     return path

@@ -1,3 +1,4 @@
+import json
 import time
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from c2am_dist.labeling.localizers import C2AMLocalizer
 from c2am_dist.method.activation import Polarity
 from tests.checkpoints import random_c2am
 from tests.fault_proxy import FaultProxy
+from tests.labeling.methods import write_listed
 from tests.labeling.sets import photo, write_shard
 
 
@@ -60,6 +62,18 @@ def test_runs_are_decoded_in_whole_batches_across_row_groups(tmp_path: Path):
     assert [len(batch["image_id"]) for batch in batches] == [8, 8, 3]
     assert np.concatenate([b["image_id"] for b in batches]).tolist() == list(images)
     assert batches[2]["pixels_1"].shape == (3, 64, 64, 3)
+
+
+def test_lists_of_labels_and_files_travel_with_their_images(tmp_path: Path):
+    rows = [("a", photo(0), ["b", "c"]), ("b", b"no picture", ["a"]), ("c", photo(1), [])]
+    shard = write_listed(tmp_path / "s.parquet", rows)
+    run = pa.table({"uri": [str(shard)], "indices": [[0]], "num_rows": [3]})
+    decoding = Decoding(
+        sizes_px=(32,), batch_size=4, max_pixels=1e6, labels="labels", keeps_files=True
+    )
+    (batch,) = decode_run(run, decoding)
+    assert [json.loads(text) for text in batch["labels"]] == [["b", "c"], ["a"], []]
+    assert batch["image"].tolist() == [rows[0][1], b"", rows[2][1]]
 
 
 def test_the_next_row_group_is_read_while_one_is_decoded(

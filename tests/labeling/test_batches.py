@@ -2,7 +2,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from c2am_dist.labeling.batches import Batch, pack, unpack
+from c2am_dist.labeling.batches import Batch, pack, split, unpack
 
 
 def batch(num_images: int, first: int = 0) -> Batch:
@@ -45,6 +45,20 @@ def test_rows_of_different_sizes_join_and_are_cut_as_ray_data_does():
 def test_pixels_are_not_copied():
     (found,) = unpack(pack(whole := batch(3)))
     assert np.shares_memory(found["pixels_0"], whole["pixels_0"])
+
+
+def test_files_come_back_byte_for_byte():
+    files = np.array([b"a\x00\x00", b"", b"\xff"], dtype=object)
+    (found,) = unpack(pack({"image": files}))
+    assert found["image"].tolist() == files.tolist()
+
+
+def test_a_batch_is_split_into_its_images_which_make_it_up_again():
+    whole = batch(3)
+    rows = pa.concat_tables(map(pack, split(whole)))
+    parts = list(unpack(rows))
+    assert [len(part["image_id"]) for part in parts] == [1, 1, 1]
+    assert_same({name: np.concatenate([part[name] for part in parts]) for name in whole}, whole)
 
 
 def test_an_id_that_is_none_stays_none():

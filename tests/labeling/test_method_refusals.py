@@ -1,5 +1,6 @@
 """What the methods refuse before anything is written, and that it names the culprit."""
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,14 @@ from c2am_dist.labeling import models
 from c2am_dist.labeling.classify import classify
 from c2am_dist.labeling.descriptors import plan_units
 from c2am_dist.labeling.job import label
-from tests.labeling.methods import random_classifier, random_regressor, save, write_labeled
+from tests.labeling.methods import (
+    random_classifier,
+    random_regressor,
+    random_sipe,
+    save,
+    write_labeled,
+    write_listed,
+)
 from tests.labeling.sets import make_config, photo, write_shard
 
 
@@ -19,6 +27,8 @@ from tests.labeling.sets import make_config, photo, write_shard
 def runs(tmp_path_factory: pytest.TempPathFactory, trained: Path) -> Path:
     folder = tmp_path_factory.mktemp("runs")
     save(folder / "classifier", random_classifier(), "classifier")
+    save(folder / "cam", random_classifier(), "cam")
+    save(folder / "sipe", random_sipe(), "sipe")
     save(folder / "psol", random_regressor(), "psol", output_stride=32)
     save(folder / "wrong", random_regressor(), "classifier")
     (folder / "c2am").symlink_to(trained)
@@ -41,6 +51,11 @@ def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_labeled(folder / "fish" / "0.parquet", [*some, ("3", photo(3), "fish")])
     write_labeled(folder / "null" / "0.parquet", [*some, ("3", photo(3), None)])
     write_shard(folder / "none" / "0.parquet", {"a": photo(0)})
+    lists = [("0", photo(0), ["cat", "dog"]), ("1", photo(1), [])]
+    write_listed(folder / "lists" / "0.parquet", lists)
+    write_listed(folder / "fishes" / "0.parquet", [*lists, ("3", photo(3), ["cat", "fish"])])
+    write_listed(folder / "nulls" / "0.parquet", [*lists, ("3", photo(3), None)])
+    write_listed(folder / "holes" / "0.parquet", [*lists, ("3", photo(3), ["cat", None])])
     return folder
 
 
@@ -59,6 +74,30 @@ def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ("classifier", "none", {}, r"0\.parquet: column 'label' is missing, which --classes true"),
         ("classifier", "null", {}, r"0\.parquet: image '3' has no label.*--classes true"),
         ("classifier", "fish", {}, r"fish/0\.parquet: 1 images are labeled 'fish', and the class"),
+        ("cam", "cats", {}, r"0\.parquet: column 'labels' is missing, which --classes true"),
+        ("sipe", "nulls", {}, r"0\.parquet: image '3' has no list of labels.*--classes true"),
+        ("sipe", "holes", {}, r"0\.parquet: column 'labels' holds a list with a null in it"),
+        ("cam", "fishes", {}, r"fishes/0\.parquet: 1 images are labeled 'fish', and the class"),
+        ("sipe", "lists", {"method": "cam"}, r"of method 'sipe', which --method cam cannot"),
+        ("classifier", "cats", {"method": "sipe"}, r"of method 'classifier', which --method sipe"),
+        (
+            "cam",
+            "lists",
+            {"write_decomposition": True},
+            r"write_decomposition must be off for a checkpoint of images of several classes",
+        ),
+        (
+            "c2am",
+            "cats",
+            {"write_class_maps": "map"},
+            r"write_class_maps must be none for c2am: only cam, bridging and sipe",
+        ),
+        (
+            "sipe",
+            "lists",
+            {"refine_cues": "guided", "write_cues": "map"},
+            r"refine_cues must be none without write_cues image",
+        ),
         ("c2am", "none", {"method": "ddt"}, r"column 'label' is missing, which --ddt-scope class"),
         ("c2am", "lone", {"method": "ddt"}, r"class 'bird' has a single image, as have 1 of 2"),
         ("c2am", "cats", {"method": "ddt", "flip": True}, r"flip must be off for ddt, got True"),
@@ -130,6 +169,19 @@ def test_a_job_that_cannot_be_done_is_refused_and_leaves_nothing(
         changes = changes | {"class_names": str(runs / changes["class_names"])}
     config = make_config(runs / run, shards / images, tmp_path / "out", **changes)
     with pytest.raises(ValueError, match=message):
+        label(config)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_missing_crf_is_refused_and_leaves_nothing(
+    runs: Path, shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    for name in ("pydensecrf", "pydensecrf.densecrf"):
+        monkeypatch.setitem(sys.modules, name, None)
+    config = make_config(
+        runs / "c2am", shards / "cats", tmp_path / "out", refine_cues="crf", write_cues="image"
+    )
+    with pytest.raises(ValueError, match=r"dense CRF needs the package pydensecrf2"):
         label(config)
     assert not (tmp_path / "out").exists()
 

@@ -56,3 +56,12 @@ def test_rows_are_labeled_for_all_actors_also_while_no_cpu_is_there_yet(
     num_actors, use_gpu, cpus, gpus, row_tasks
 ):
     assert _resources(num_actors, use_gpu, cpus=cpus, gpus=gpus).row_tasks == row_tasks
+
+
+@pytest.mark.parametrize(
+    ("num_actors", "use_gpu", "cpus", "gpus", "row_tasks"),
+    [(None, None, 16, 1, 16), (None, None, 2, 0, 2), (8, True, 0, 0, 8)],
+)
+def test_rows_that_are_slow_take_all_cpus(num_actors, use_gpu, cpus, gpus, row_tasks):
+    found = _resources(num_actors, use_gpu, cpus=cpus, gpus=gpus, has_slow_rows=True)
+    assert found.row_tasks == row_tasks
