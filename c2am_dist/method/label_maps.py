@@ -6,6 +6,7 @@ In every mask here 0 is the background, 1 to K are classes, and 255 is ignored.
 import dataclasses
 import functools
 import io
+from collections.abc import Sequence
 
 import numpy as np
 from jaxtyping import Integer, UInt8
@@ -13,6 +14,8 @@ from PIL import Image as PilImage
 
 from c2am_dist.method.confusion import IGNORED
 
+_BACKGROUND = "background"
+_MAX_CLASSES = IGNORED - 1  # ids 1 to 254
 # Of COCO's 91 categories these have no annotated instances, so 80 are left.
 _COCO_UNUSED = (12, 26, 29, 30, 45, 66, 68, 69, 71, 83, 91)
 
@@ -73,6 +76,28 @@ class LabelMap:
         table = np.full(256, IGNORED, np.uint8)
         table[: len(self.names)] = self.published_ids
         return table[mask]
+
+
+def from_names(lines: Sequence[str]) -> LabelMap:
+    """The label map of classes of one's own, a line each, from id 1 on; id 0 is the background.
+
+    Raises:
+        ValueError: there is no class or there are more than 254; a line is blank, comes twice or
+            is ``background``, which is not listed. The message names the line.
+    """
+    names = [line.strip() for line in lines]
+    if not 1 <= len(names) <= _MAX_CLASSES:
+        raise ValueError(
+            f"a label map has 1 to {_MAX_CLASSES} classes, a line each, not {len(names)}"
+        )
+    for number, name in enumerate(names, start=1):
+        if not name:
+            raise ValueError(f"line {number} is blank; line n is the class of id n")
+        if name == _BACKGROUND:
+            raise ValueError(f"line {number} is {name!r}, which is id 0 and not listed")
+        if name in names[: number - 1]:
+            raise ValueError(f"line {number}: class {name!r} comes twice")
+    return LabelMap(names=(_BACKGROUND, *names), published_ids=tuple(range(len(names) + 1)))
 
 
 VOC = LabelMap(

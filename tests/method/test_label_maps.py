@@ -5,7 +5,7 @@ import pytest
 import yaml
 
 from c2am_dist.method.images import decode_mask
-from c2am_dist.method.label_maps import COCO, VOC, LabelMap, encode_mask, palette
+from c2am_dist.method.label_maps import COCO, VOC, LabelMap, encode_mask, from_names, palette
 
 
 def test_names_and_ids_lead_to_each_other():
@@ -103,3 +103,27 @@ def test_mask_that_does_not_fit_a_png_is_refused(stray: int):
 def test_label_maps_of_ones_own_work_alike():
     own = LabelMap(names=("background", "cell"), published_ids=(10, 200))
     assert own.from_published(np.array([[10, 200, 3]], np.uint8)).tolist() == [[0, 1, 0]]
+
+
+def test_classes_of_one_s_own_count_from_one():
+    label_map = from_names(["cat", " polar bear "])
+    assert label_map.names == ("background", "cat", "polar bear")
+    assert label_map.published_ids == (0, 1, 2)
+    mask = np.array([[0, 1, 2, 255, 7]], np.uint8)
+    assert label_map.from_published(mask).tolist() == [[0, 1, 2, 255, 0]]
+    assert len(from_names([str(n) for n in range(254)])) == 255
+
+
+@pytest.mark.parametrize(
+    ("lines", "message"),
+    [
+        ([], "1 to 254 classes, a line each, not 0"),
+        ([str(n) for n in range(255)], "not 255"),
+        (["cat", " ", "dog"], "line 2 is blank"),
+        (["background", "cat"], "line 1 is 'background', which is id 0"),
+        (["cat", "dog", "cat "], "line 3: class 'cat' comes twice"),
+    ],
+)
+def test_lines_that_are_no_label_map_are_named(lines: list[str], message: str):
+    with pytest.raises(ValueError, match=message):
+        from_names(lines)
