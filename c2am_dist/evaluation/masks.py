@@ -222,7 +222,8 @@ def _write(config: EvaluateMasksConfig, metrics: Metrics, rows: list[classes.Row
     storage.write_bytes(f"{base}.classes.md", _class_table(rows).encode())
     if config.baseline:
         title = "IoU of each class: points gained over the baseline"
-        gains = [(str(row["class"]), mask_figures.gain(row)) for row in rows]
+        there = [row for row in rows if row["gain"] is not None]
+        gains = [(str(row["class"]), mask_figures.gain(row)) for row in there]
         drawn = class_chart.draw(gains, title)
         storage.write_bytes(f"{base}.classes.svg", drawn.encode())
     storage.write_bytes(uri_of_table(config.output), markdown(metrics).encode())
@@ -239,5 +240,5 @@ def _class_table(rows: list[classes.Row]) -> str:
     lines = []
     for verb, found in (("gain", gaining), ("lose", losing)):
         listed = ", ".join(names.printable(str(row["class"])) for row in found)
-        lines.append(f"{len(found)} classes {verb}: {listed}." if found else f"No classes {verb}.")
+        lines.append(f"Classes that {verb}: {len(found)}" + (f" ({listed})." if found else "."))
     return "\n\n".join([*lines, table])
