@@ -105,10 +105,10 @@ def background_cue(image_id: str, size: tuple[int, int], found: Found) -> np.nda
 def pseudo_mask(
     maps: ClassMaps, cue: np.ndarray | None, image: np.ndarray | None, how: Refinement
 ) -> np.ndarray:
-    """The mask (uint8, h w) of an image's classes.
+    """The mask (uint8, h w) of an image's classes; all background where it has none.
 
     Args:
-        maps: of at least one class.
+        maps: of its classes.
         cue: its background cue, or None for the threshold.
         image: its pixels (uint8, h w 3), which refinements need.
         how: the mask is made.
@@ -117,6 +117,8 @@ def pseudo_mask(
         ValueError: a value leaves [0, 1].
     """
     activation = maps.activation
+    if not maps.ids:
+        return np.zeros(activation.shape[1:], np.uint8)
     if how.kind == "guided":
         assert image is not None
         channels = activation if cue is None else np.concatenate([activation, cue[None]])

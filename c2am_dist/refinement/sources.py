@@ -122,7 +122,7 @@ def _match(images: Sequence[File], labels: Sequence[File], uris: Sequence[str]) 
     Of several with its name it is the one whose folders are called like the shard's the furthest
     up. Whether it is of these images, the task sees that reads both.
     """
-    by_path = {each.name: each.uri for each in row_files.plan(labels, "labels")}
+    by_path = {each.name: each.shard for each in row_files.plan(labels, "labels")}
     by_name = defaultdict[str, list[str]](list)
     for file in labels:
         by_name[storage.name(file.uri)].append(file.uri)

@@ -1,0 +1,47 @@
+"""A refining job killed with SIGKILL and started again."""
+
+from pathlib import Path
+
+import pytest
+import ray
+
+from c2am_dist.config import RefineConfig
+from c2am_dist.refinement import refine
+from tests.images import write_shards
+from tests.processes import Job
+from tests.refinement.sets import write_npy
+
+NUM_IMAGES, NUM_SHARDS, SIZE_PX = 60, 20, 300
+
+
+def files_in(folder: Path) -> dict[str, bytes]:
+    return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+
+
+@pytest.mark.usefixtures("ray_cluster")
+def test_a_killed_driver_leaves_what_an_undisturbed_job_does(tmp_path: Path):
+    from tests.refinement.sets import ramp
+
+    images = write_shards(tmp_path / "shards", NUM_IMAGES, num_files=NUM_SHARDS, size_px=SIZE_PX)
+    for index in range(NUM_IMAGES):
+        maps = {0: ramp(size=(75, 75)), 7: ramp(size=(75, 75), flip=True)}
+        write_npy(tmp_path / "npy", f"image-{index:04d}", maps)
+    values = {"maps": (str(tmp_path / "npy"),), "images": (images,), "threshold": 0.6}
+    undisturbed = RefineConfig(**values, output=str(tmp_path / "whole"), refinement="guided")
+    assert refine(undisturbed).num_new == NUM_IMAGES
+
+    output = tmp_path / "masks"
+    flags = f"--maps {tmp_path / 'npy'} --images {images} --threshold 0.6 --output {output} "
+    flags += "--refinement guided --num-tasks 1"
+    address = ray.get_runtime_context().gcs_address
+    with Job("refine", flags.split(), tmp_path / "log", address) as job:
+        job.start()
+        job.until(lambda: len(list(output.rglob("*.parquet"))) >= 3)
+        job.kill()
+        there = {path: path.stat().st_mtime_ns for path in output.rglob("*.parquet")}
+        assert len(there) < NUM_SHARDS, "killed too late to show anything"
+        assert not (output / "_SUCCESS").exists()
+        job.start()
+        assert "files are there already" in job.end()
+    assert {path: path.stat().st_mtime_ns for path in there} == there, "refined again"
+    assert files_in(output) == files_in(tmp_path / "whole")
