@@ -177,7 +177,8 @@ class ExportConfig:
     """Write labels as a data set that other tools read."""
 
     labels: tuple[str, ...] = ()
-    """Label files to export: one or more URIs."""
+    """Label files, or pseudo masks (jobs/refine.py), to export: one or more URIs. Masks go to
+    ``voc``, ``coco`` and ``masks``, and take no flag that is about boxes."""
     images: tuple[str, ...] = ()
     """The shards that were labeled: one or more URIs."""
     output: str = ""
@@ -193,7 +194,8 @@ class ExportConfig:
     whole set after ``max_boxes`` and ``min_score``. Boxes with equal scores stay together."""
     keep_empty: Literal["labeled", "all", "none"] = "labeled"
     """Images without a box, which most tools take to show no object: those for which labeling
-    found none, also those whose boxes were all left out by score (``all``), or ``none``."""
+    found none, also those whose boxes were all left out by score (``all``), or ``none``. Of
+    pseudo masks, images that are all background."""
     category_name: str = "object"
     """What the one class is called: the boxes do not tell classes apart."""
     split: str = "train"

@@ -2,11 +2,13 @@
 
 from collections.abc import Iterable, Iterator, Sequence
 
-from c2am_dist import storage
-from c2am_dist.data import label_set
+from c2am_dist import schema, storage
+from c2am_dist.data import label_set, mask_sets
 from c2am_dist.report import (
     figures,
     gallery,
+    mask_figures,
+    mask_gallery,
     page,
     provenance,
     publish,
@@ -15,6 +17,7 @@ from c2am_dist.report import (
 )
 from c2am_dist.report import sweep as trials
 from c2am_dist.report.gallery import Select
+from c2am_dist.report.mask_overview import MaskOverview
 from c2am_dist.report.overview import Overview
 from c2am_dist.report.page import Gallery, Section
 from c2am_dist.report.publish import Output
@@ -46,9 +49,9 @@ def write_report(
 
     Args:
         output: URI of a file that ends in ``.html``, or else of a folder.
-        labels: URIs of label files (schema.LABELS).
+        labels: URIs of label files (schema.LABELS), or of pseudo masks (schema.PSEUDO_MASKS).
         images: URIs of the shards that were labeled; with them there is a gallery.
-        metrics: URI of an evaluation's ``metrics.json``.
+        metrics: URI of an evaluation's ``metrics.json``, of boxes or of masks.
         run: URI of a training run, or of a checkpoint.
         sweep: URI of a sweep's folder.
         max_images: most images in the gallery; 10,000 in a folder and 500 in a file if None.
@@ -79,14 +82,16 @@ def write_report(
     }
     sections = _scores(metrics, run, sweep)
     with publish.create(output) as target:
-        heading, found, origins = None, Overview(), list[Section]()
+        heading, checkpoints, origins = None, set[str](), list[Section]()
         if labels:
             files = label_set.expand(labels, allow_incomplete=allow_incomplete)
-            heading = _show(files, images, found, target, (max_images, select, seed))
+            show = _show_masks if mask_sets.holds_masks(files) else _show
+            heading, found = show(files, images, target, (max_images, select, seed))
             sections.append(found.section())
             origins.append(found.origin(files, labels))
+            checkpoints = found.checkpoints()
         if run:
-            origins.append(provenance.run_section(run, found.checkpoints()))
+            origins.append(provenance.run_section(run, checkpoints))
         origins.append(provenance.report_section(inputs, command))
         target.finish(
             lambda row_files, row_scripts: page.render(
@@ -102,33 +107,69 @@ def write_report(
 def _show(
     files: Sequence[storage.File],
     images: Sequence[str],
-    found: Overview,
     target: Output,
     choice: tuple[int, Select, int],
-) -> Gallery | None:
+) -> tuple[Gallery | None, Overview]:
     """Counts all labels, and makes the gallery where there are images."""
+    found = Overview()
     known = rows.files_by_name(images) if images else {}
     counted = _counted(rows.scan(files, known), found)
     if not images:
-        for _ in counted:
-            pass
-        return None
+        _exhaust(counted)
+        return None, found
     max_images, select, seed = choice
-    num_rows = gallery.write(gallery.choose(counted, max_images, select, seed), known, target)
-    note = _note(num_rows, found, select)
-    return Gallery(num_rows, note, _ORDERS[select], has_truth=found.num_scored > 0)
+    chosen = gallery.choose(counted, max_images, select, seed)
+    legend = gallery.write(chosen, known, target)
+    note = _note(len(chosen), found, select)
+    heading = Gallery(len(chosen), note, _ORDERS[select], found.num_scored > 0, legend=legend)
+    return heading, found
+
+
+def _show_masks(
+    files: Sequence[storage.File],
+    images: Sequence[str],
+    target: Output,
+    choice: tuple[int, Select, int],
+) -> tuple[Gallery | None, MaskOverview]:
+    """Counts all pseudo masks, and makes the gallery where there are images."""
+    max_images, select, seed = choice
+    if select == "uncertain":
+        raise ValueError("select: pseudo masks have no confidence; give sample or worst")
+    found = MaskOverview(mask_sets.read_label_map(files))
+    known = rows.files_by_name(images) if images else {}
+    counted = _counted(rows.scan(files, known, schema.PSEUDO_MASKS), found)
+    if not images:
+        _exhaust(counted)
+        return None, found
+    chosen = gallery.choose(counted, max_images, select, seed)
+    shown = mask_gallery.write(chosen, known, found.label_map, target)
+    note = _mask_note(len(chosen), found, select)
+    order = _ORDERS[select]
+    return Gallery(len(chosen), note, order, shown.has_truth, True, shown.legend), found
+
+
+def _exhaust(found: Iterable[Row]) -> None:
+    for _ in found:
+        pass
 
 
 def _scores(metrics: str, run: str, sweep: str) -> list[Section]:
     found = [
-        figures.section(metrics) if metrics else None,
+        _metrics(metrics) if metrics else None,
         training.section(run) if run else None,
         trials.section(sweep) if sweep else None,
     ]
     return [section for section in found if section is not None]
 
 
-def _counted(found: Iterable[Row], overview: Overview) -> Iterator[Row]:
+def _metrics(uri: str) -> Section:
+    content = storage.read_json(uri)
+    if mask_figures.is_of_masks(content):
+        return mask_figures.section(uri, content)
+    return figures.section(uri)
+
+
+def _counted(found: Iterable[Row], overview: Overview | MaskOverview) -> Iterator[Row]:
     for row in found:
         overview.add(row)
         yield row
@@ -145,6 +186,13 @@ def _note(num_rows: int, found: Overview, select: Select) -> str:
         "uncertain": "those with the lowest confidence",
     }
     return f"{num_rows:,} of {found.num_rows:,} images: {how[select]}."
+
+
+def _mask_note(num_rows: int, found: MaskOverview, select: Select) -> str:
+    if num_rows == found.num_rows:
+        return f"All {num_rows:,} images."
+    how = "errors first, the others drawn at random" if select == "worst" else "drawn at random"
+    return f"{num_rows:,} of {found.num_rows:,} images: {how}."
 
 
 def _title(labels: Sequence[str], metrics: str, run: str, sweep: str) -> str:

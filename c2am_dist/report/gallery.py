@@ -1,13 +1,14 @@
 """The gallery's rows and pictures: which images, how small, and what the page is told of them."""
 
 import base64
+import functools
 import hashlib
 import heapq
 import itertools
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, TypeVar
 
 import cv2
 import numpy as np
@@ -15,11 +16,13 @@ import simplejpeg
 
 from c2am_dist import schema
 from c2am_dist.data import shards
-from c2am_dist.method import images
+from c2am_dist.method import images, label_maps
 from c2am_dist.report import page, rows
+from c2am_dist.report.page import Legend
 from c2am_dist.report.publish import Output
 from c2am_dist.report.rows import Row
 
+Made = TypeVar("Made")
 Select = Literal["sample", "worst", "uncertain"]
 PICTURE_PX = 256
 """Longest side of a picture; smaller images keep their size."""
@@ -60,7 +63,7 @@ def _rank(row: Row, select: Select) -> float:
     if select == "sample":
         return 0.0
     if select == "uncertain":
-        confidence = row.label["confidence"]
+        confidence = row.label.get("confidence")
         return np.inf if confidence is None else confidence
     if row.label["error"] is not None:
         return -2.0
@@ -68,8 +71,10 @@ def _rank(row: Row, select: Select) -> float:
     return -1.0 if not row.boxes else np.inf if iou is None else iou
 
 
-def write(chosen: Sequence[Row], known: dict[str, list[str]], output: Output) -> int:
-    """Hands pictures and rows to a report, a label file's at a time; returns how many.
+def write(chosen: Sequence[Row], known: dict[str, list[str]], output: Output) -> Legend:
+    """Hands pictures and rows to a report, a label file's at a time.
+
+    Returns the classes whose maps are shown, and their colours.
 
     Args:
         chosen: rows, in order.
@@ -79,11 +84,17 @@ def write(chosen: Sequence[Row], known: dict[str, list[str]], output: Output) ->
     Raises:
         ValueError: the shards lack a labeled image, or a map cannot be decoded; names the image.
     """
-    entries, num_rows = _entries(chosen, known, output.picture), 0
+    shown = dict[str, str]()
+    for entry in hand_over(_entries(chosen, known, output.picture), output):
+        shown |= {each["name"]: each["colour"] for each in entry["classes"]}
+    return sorted(shown.items())
+
+
+def hand_over(entries: Iterator[dict[str, Any]], output: Output) -> Iterator[dict[str, Any]]:
+    """The entries, each after a script of rows of it and its neighbours has been kept."""
     while batch := list(itertools.islice(entries, _ROWS_A_SCRIPT)):
         output.rows(page.script(batch))
-        num_rows += len(batch)
-    return num_rows
+        yield from batch
 
 
 def _entries(
@@ -93,43 +104,66 @@ def _entries(
         for uri, group in itertools.groupby(chosen, key=lambda row: row.uri):
             by_id = {row.image_id: row for row in group}
             maps = _maps(uri, by_id)
-            items = _pictures(by_id, known, keep, pool)
+            make = functools.partial(_item, by_id, keep)
+            items = each_image(by_id, known, ("image_id", "image"), make, pool)
             for image_id, row in by_id.items():
-                if image_id not in items:
-                    raise ValueError(f"the shards lack the labeled image {image_id!r}")
                 yield _entry(row, items[image_id], maps[image_id])
 
 
-def _pictures(
-    wanted: dict[str, Row],
+def each_image(
+    wanted: Mapping[str, Row],
     known: dict[str, list[str]],
-    keep: Callable[[int, bytes], str],
+    columns: Sequence[str],
+    make: Callable[[dict[str, Any]], Made],
     pool: ThreadPoolExecutor,
-) -> dict[str, Item]:
-    def make(found: dict[str, Any]) -> tuple[str, Item]:
-        row = wanted[found["image_id"]]
-        return row.image_id, _picture(row, found["image"], keep)
+) -> dict[str, Made]:
+    """What is made of the shards' row of each image, in threads; by image_id.
 
-    items: dict[str, Item] = {}
+    Args:
+        wanted: label rows by image_id.
+        known: shards by file name (`rows.files_by_name`).
+        columns: what to read, where a shard has it.
+        make: takes a shard's row.
+        pool: of the threads.
+
+    Raises:
+        ValueError: the shards lack a labeled image; names it.
+    """
+    made: dict[str, Made] = {}
     for name in sorted({row.label["shard"] for row in wanted.values()}):
         for uri in known.get(name, []):
-            for found in rows.wanted_images(uri, wanted, ("image_id", "image")):
-                items |= pool.map(make, found)
-    return items
+            for found in rows.wanted_images(uri, wanted, columns):
+                ids = [each["image_id"] for each in found]
+                made |= zip(ids, pool.map(make, found), strict=True)
+    for image_id in wanted:
+        if image_id not in made:
+            raise ValueError(f"the shards lack the labeled image {image_id!r}")
+    return made
 
 
-def _picture(row: Row, data: bytes, keep: Callable[[int, bytes], str]) -> Item:
-    """Runs in a thread. The picture is encoded anew: no metadata of the image goes along."""
+def _item(wanted: Mapping[str, Row], keep: Callable[[int, bytes], str], found: Any) -> Item:
+    return picture(wanted[found["image_id"]], found["image"], keep)
+
+
+def picture(row: Row, data: bytes, keep: Callable[[int, bytes], str]) -> Item:
+    """An image as a picture that is kept; runs in a thread.
+
+    The picture is encoded anew: no metadata of the image goes along.
+    """
     size = (row.label["height"] or PICTURE_PX, row.label["width"] or PICTURE_PX)
     try:
         pixels = images.decode(data, min_side_px=PICTURE_PX)
         size = images.header(data)
     except images.ImageError as error:
         return Item(None, size, str(error))
-    scale = min(1.0, PICTURE_PX / max(pixels.shape[:2]))
-    small = tuple(max(1, round(side * scale)) for side in pixels.shape[:2])
-    small = np.ascontiguousarray(images.resize(pixels, (small[0], small[1])))
+    small = np.ascontiguousarray(images.resize(pixels, shrunk(pixels.shape[:2])))
     return Item(keep(row.place, simplejpeg.encode_jpeg(small, quality=_JPEG_QUALITY)), size, None)
+
+
+def shrunk(size: tuple[int, int]) -> tuple[int, int]:
+    """Height and width of a picture of an image of a size."""
+    scale = min(1.0, PICTURE_PX / max(size))
+    return max(1, round(size[0] * scale)), max(1, round(size[1] * scale))
 
 
 _FACTORS = {
@@ -162,6 +196,7 @@ def _grids(label: dict[str, Any]) -> dict[str, Any]:
     factors = {text: data for name, text in _FACTORS.items() if (data := label.get(name))}
     try:
         parts = [[text, _grid(images.decode_png16(data))] for text, data in factors.items()]
+        classes = [_class_map(each) for each in label.get("class_maps") or []]
         activation = None if stored is None else images.decode_png16(stored)
         background = None if cue is None else images.decode_png8(cue)
     except images.ImageError as error:
@@ -172,8 +207,32 @@ def _grids(label: dict[str, Any]) -> dict[str, Any]:
         "peak": peak,
         "cue": None if background is None else _grid(background),
         "factors": parts,
+        "classes": classes,
         "shows": label.get("class_name") and page.shown(label["class_name"]),
     }
+
+
+def _class_map(stored: dict[str, Any]) -> dict[str, Any]:
+    """A class's map: name, colour, and the map divided by its maximum."""
+    values = images.decode_png16(stored["map"])
+    name = stored["class_name"]
+    return {
+        "name": page.shown(name),
+        "colour": class_colour(name),
+        "grid": _grid(values / (float(values.max()) or 1.0)),
+    }
+
+
+def class_colour(name: str) -> str:
+    """``#rrggbb`` of a class: VOC's own where it is one of its classes, else drawn by its name."""
+    drawn = hashlib.blake2b(name.encode("utf-8", "surrogatepass"), digest_size=1).digest()[0]
+    is_known = name in label_maps.VOC.names
+    return palette_colour(label_maps.VOC.id_of(name) if is_known else 1 + drawn % 254)
+
+
+def palette_colour(class_id: int) -> str:
+    """``#rrggbb`` of an id."""
+    return "#" + label_maps.palette()[class_id].tobytes().hex()
 
 
 def _grid(values: np.ndarray) -> Grid:
@@ -196,17 +255,18 @@ def _entry(row: Row, item: Item, grids: dict[str, Any]) -> dict[str, Any]:
         "width": item.size[1],
         "picture": item.picture,
         "boxes": row.boxes,
-        "scores": [_finite(box["score"]) for box in label["pseudo_boxes"] or []],
+        "scores": [finite(box["score"]) for box in label["pseudo_boxes"] or []],
         "truths": row.truths,
         "iou": _rounded(row.iou()),
-        "confidence": _finite(label["confidence"]),
-        "foreground": _finite(label["foreground_fraction"]),
-        "threshold": _finite(label["threshold"]),
+        "confidence": finite(label["confidence"]),
+        "foreground": finite(label["foreground_fraction"]),
+        "threshold": finite(label["threshold"]),
+        "found": None,
         **grids,
     }
 
 
-def _finite(value: float | None) -> float | None:
+def finite(value: float | None) -> float | None:
     return _rounded(value) if value is not None and np.isfinite(value) else None
 
 

@@ -24,7 +24,7 @@ _ORIGIN = (
     "polarity_margin",
     "threshold_source",
 )
-_MAX_ORIGINS = 20
+MAX_ORIGINS = 20
 """More kinds of rows than these are counted, not listed."""
 
 
@@ -82,7 +82,7 @@ class Overview:
         self.num_hits += iou is not None and iou >= 0.5
         if label["error"] is None:
             origin = tuple(label[name] for name in _ORIGIN)
-            if origin in self.origins or len(self.origins) < _MAX_ORIGINS:
+            if origin in self.origins or len(self.origins) < MAX_ORIGINS:
                 self.origins[origin] += 1
             else:
                 self.num_other_origins += 1
@@ -148,7 +148,7 @@ class Overview:
     def origin(self, files: Sequence[storage.File], labels: Sequence[str]) -> Section:
         """Who made the labels: digests, polarity, and the configs that the files hold."""
         rows = [
-            (*(_text(value) for value in origin), f"{count:,}")
+            (*(text(value) for value in origin), f"{count:,}")
             for origin, count in self.origins.most_common()
         ]
         notes = []
@@ -177,17 +177,18 @@ def _share(box: tuple[int, int, int, int], label: dict[str, Any]) -> float | Non
     return max(0, x1 - x0) * max(0, y1 - y0) / area if area else None
 
 
-def _text(value: object) -> str:
+def text(value: object) -> str:
+    """A cell of a table; a dash for None."""
     return "–" if value is None else f"{value:.3g}" if isinstance(value, float) else str(value)
 
 
 def configs(files: Sequence[storage.File]) -> dict[str, dict[str, Any]]:
-    """The distinct label configs in the files' metadata, by digest; at most _MAX_ORIGINS."""
+    """The distinct label configs in the files' metadata, by digest; at most MAX_ORIGINS."""
     found: dict[str, dict[str, Any]] = {}
     for file in files:
         metadata = shards.read_schema(file.uri).metadata or {}
         name = shown(metadata.get(b"c2am_dist.config_sha256", b"").decode(errors="replace"))
-        if name in found or len(found) >= _MAX_ORIGINS:
+        if name in found or len(found) >= MAX_ORIGINS:
             continue
         try:
             content = json.loads(metadata[b"c2am_dist.config"])

@@ -43,13 +43,20 @@ class Section:
     texts: Sequence[Text] = ()
 
 
+Legend = Sequence[tuple[str, str]]
+"""Names of classes and their colours, ``#rrggbb``."""
+
+
 class Gallery(NamedTuple):
     num_rows: int
     note: str
     order: str
     """One of the orders of ``page/gallery.js``."""
     has_truth: bool
-    """Whether a box of any image is known; else the worst cannot be told by IoU."""
+    """Whether a box or mask of any image is known; else the worst cannot be told by IoU."""
+    has_masks: bool = False
+    """Whether it shows pseudo masks, which are no labels with boxes and maps."""
+    legend: Legend = ()
 
 
 def shown(text: str, limit: int = MAX_ID) -> str:

@@ -24,8 +24,14 @@ _DATA = re.compile(r"data-[0-9a-f]{12}/")
 class Output(Protocol):
     """What a gallery hands its files to; safe to call from several threads."""
 
-    def picture(self, number: int, jpeg: bytes) -> str:
-        """Keeps a picture and returns the URL that the page finds it by."""
+    def picture(self, number: int, data: bytes, kind: str = "") -> str:
+        """Keeps a picture, JPEG or PNG, and returns the URL that the page finds it by.
+
+        Args:
+            number: of its image.
+            data: the file.
+            kind: tells pictures of one image apart.
+        """
         ...
 
     def rows(self, text: str) -> None:
@@ -35,6 +41,10 @@ class Output(Protocol):
     def finish(self, render: Render) -> None:
         """Publishes the page."""
         ...
+
+
+def _is_png(data: bytes) -> bool:
+    return data.startswith(b"\x89PNG")
 
 
 def is_single(uri: str) -> bool:
@@ -81,10 +91,11 @@ class _Folder:
         self.uri, self.name = uri, f"data-{uuid.uuid4().hex[:12]}"
         self.scripts: list[str] = []
 
-    def picture(self, number: int, jpeg: bytes) -> str:
+    def picture(self, number: int, data: bytes, kind: str = "") -> str:
         # A thousand to a folder, which file managers and object stores' browsers can show.
-        url = f"{self.name}/images/{number // 1000:04d}/{number:07d}.jpg"
-        storage.write_bytes(storage.join(self.uri, url), jpeg)
+        name = f"{number:07d}{kind and '-'}{kind}.{'png' if _is_png(data) else 'jpg'}"
+        url = f"{self.name}/images/{number // 1000:04d}/{name}"
+        storage.write_bytes(storage.join(self.uri, url), data)
         return url
 
     def rows(self, text: str) -> None:
@@ -104,8 +115,9 @@ class _File:
         self.uri = uri
         self.scripts: list[str] = []
 
-    def picture(self, number: int, jpeg: bytes) -> str:
-        return f"data:image/jpeg;base64,{base64.b64encode(jpeg).decode()}"
+    def picture(self, number: int, data: bytes, kind: str = "") -> str:
+        suffix = "png" if _is_png(data) else "jpeg"
+        return f"data:image/{suffix};base64,{base64.b64encode(data).decode()}"
 
     def rows(self, text: str) -> None:
         self.scripts.append(text)

@@ -6,6 +6,7 @@ from collections.abc import Collection, Iterator, Sequence
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 
 from c2am_dist import schema, storage
@@ -18,6 +19,7 @@ _COLUMNS = [
     for name in schema.LABELS.names
     if name not in ("activation_map", "background_cue", *schema.LATER_LABEL_COLUMNS)
 ]
+_MASK_COLUMNS = [name for name in schema.PSEUDO_MASKS.names if name != "pseudo_mask"]
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -29,11 +31,11 @@ class Row:
     uri: str
     """Its label file."""
     label: dict[str, Any]
-    """Its columns (schema.LABELS), maps left out."""
+    """Its columns (schema.LABELS or schema.PSEUDO_MASKS), maps and masks left out."""
     truths: list[Box] | None
     """Ground-truth boxes; None where unknown."""
     name: str | None
-    """The image's class, where the shards know it."""
+    """The image's class, or all its classes, where the shards know them."""
 
     @property
     def image_id(self) -> str:
@@ -41,7 +43,7 @@ class Row:
 
     @property
     def boxes(self) -> list[Box]:
-        found = self.label["pseudo_boxes"] or []
+        found = self.label.get("pseudo_boxes") or []
         return [(box["x0"], box["y0"], box["x1"], box["y1"]) for box in found]
 
     def iou(self) -> float | None:
@@ -65,24 +67,31 @@ def files_by_name(uris: Sequence[str]) -> dict[str, list[str]]:
     return found
 
 
-def scan(files: Sequence[storage.File], known: dict[str, list[str]]) -> Iterator[Row]:
+def scan(
+    files: Sequence[storage.File],
+    known: dict[str, list[str]],
+    expected: pa.Schema = schema.LABELS,
+) -> Iterator[Row]:
     """All label rows, in order; holds one row group and the boxes of one label file's images.
 
     Args:
-        files: label files.
+        files: label files, or files of pseudo masks.
         known: shards by file name (`files_by_name`); those that rows name are read for boxes
             and classes, where they have any.
+        expected: what the files are: ``schema.LABELS`` or ``schema.PSEUDO_MASKS``.
 
     Raises:
         ValueError: a file is not Parquet, lacks a column or has it in another type, or the
             shards of one name hold an image twice; names it.
     """
     place = 0
+    columns = _COLUMNS if expected is schema.LABELS else _MASK_COLUMNS
     for file in files:
+        shards.check_columns(file.uri, shards.read_schema(file.uri), columns, expected)
         names = _shard_names(file.uri)
         notes = _notes([uri for name in sorted(names) for uri in known.get(name, [])])
         for group in groups(file.uri):
-            for label in shards.read(group, _COLUMNS, schema.LABELS).to_pylist():
+            for label in shards.read(group, columns, expected).to_pylist():
                 truths, name = notes.get(label["image_id"], (None, None))
                 yield Row(place, file.uri, label, truths, name)
                 place += 1
@@ -91,7 +100,6 @@ def scan(files: Sequence[storage.File], known: dict[str, list[str]]) -> Iterator
 @storage.retrying
 def _shard_names(uri: str) -> set[str]:
     """The shards that a label file speaks of."""
-    shards.check_columns(uri, shards.read_schema(uri), _COLUMNS, schema.LABELS)
     with storage.open_input(uri) as source:
         table = pq.read_table(source, columns=["shard"])
     return set(shards.conform(uri, table, ["shard"], schema.LABELS)["shard"].unique().to_pylist())
@@ -110,14 +118,15 @@ def _notes(uris: Sequence[str]) -> dict[str, tuple[list[Box] | None, str | None]
     """
     found = {}
     for uri in uris:
-        columns = _there(uri, ("image_id", "boxes", "label"))
+        columns = _there(uri, ("image_id", "boxes", "label", "labels"))
         for group in shards.index([uri], columns=("image_id",), allow_empty=True):
             for row in shards.read(group, columns).to_pylist():
                 truths = row.get("boxes")
                 truths = None if truths is None else [(a, b, c, d) for a, b, c, d in truths]
                 if row["image_id"] in found:
                     raise ValueError(f"{uri}: image_id {row['image_id']!r} is in the shards twice")
-                found[row["image_id"]] = (truths, row.get("label"))
+                name = row.get("label") or ", ".join(row.get("labels") or [])
+                found[row["image_id"]] = (truths, name or None)
     return found
 
 

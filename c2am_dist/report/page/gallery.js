@@ -21,7 +21,9 @@ function viridis(share) {
 // Order. What has no figure stands last, except that an image without box or with an error is
 // as wrong as can be.
 
-const badness = (row) => row.error !== null ? -2 : row.boxes.length === 0 ? -1 : row.iou;
+// Of pseudo masks "found" holds classes and their shares; labels have boxes in its place.
+const isEmpty = (row) => (row.found ?? row.boxes).length === 0;
+const badness = (row) => row.error !== null ? -2 : isEmpty(row) ? -1 : row.iou;
 const ORDERS = {
   place: (row) => row.place,
   worst: badness,
@@ -45,7 +47,7 @@ const STATUS = {
   all: () => true,
   hit: (row) => row.iou !== null && row.iou >= 0.5,
   miss: (row) => row.iou !== null && row.iou < 0.5,
-  boxless: (row) => row.error === null && row.boxes.length === 0,
+  boxless: (row) => row.error === null && isEmpty(row),
   error: (row) => row.error !== null,
 };
 
@@ -61,8 +63,8 @@ function kept() {
     .map((key) => [key, bound(`${key}-from`, -Infinity), bound(`${key}-to`, Infinity)])
     .filter(([, from, to]) => from !== -Infinity || to !== Infinity);
   return rows.filter((row) => is(row)
-    && (!text || row.image_id.toLowerCase().includes(text)
-        || (row.label ?? "").toLowerCase().includes(text))
+    && (!text || [row.image_id, row.label ?? "", ...(row.found ?? []).map(([name]) => name)]
+      .some((name) => name.toLowerCase().includes(text)))
     && ranges.every(([key, from, to]) =>
       row[key] !== null && row[key] >= from && row[key] <= to));
 }
@@ -91,12 +93,18 @@ function canvas(grid, name, paint) {
 const heat = (value) => [...viridis(value / 255), 255];
 const cover = (value) => [255, 255, 255, value * 0.9];
 const grey = (value) => [value, value, value, 255];
+function tint(colour) {
+  const parts = [1, 3, 5].map((at) => parseInt(colour.slice(at, at + 2), 16));
+  return (value) => [...parts, value];
+}
 
 function cueOf(row, paint) {
   if (row.cue) return canvas(row.cue, "cue", paint);
   // Where none was stored, the cue is what labeling would store: 1 - map / maximum.
   return canvas(row.map, "cue", (value) => paint(row.peak > 0 ? 255 - value : 255));
 }
+
+const hasCue = (row) => row.map !== null || row.cue !== null;
 
 function boxesOf(row, has) {
   const drawing = element("svg", { viewBox: `0 0 ${row.width} ${row.height}`,
@@ -117,26 +125,43 @@ function stack(row, has) {
   const shape = row.width / row.height > 4 / 3 ? "wide" : "tall";
   const made = element("span", { class: `stack ${shape}` });
   made.style.aspectRatio = `${row.width} / ${row.height}`;
-  made.append(row.picture
-    ? element("img", { src: row.picture, alt: "", loading: "lazy", decoding: "async" })
+  const drawn = (src, name) => element("img", { src, class: name, alt: "", loading: "lazy",
+    decoding: "async" });
+  if (has.bare) made.classList.add("bare");
+  else made.append(row.picture ? drawn(row.picture, "picture")
     : element("span", { class: "none" }, "no picture"));
+  if (has.mask && row.mask) made.append(drawn(row.mask, "mask"));
+  if (has.truth && row.truth) made.append(drawn(row.truth, "mask"));
+  for (const each of has.classes ? row.classes : []) {
+    made.append(canvas(each.grid, "classmap", tint(each.colour)));
+  }
   if (has.map && row.map) made.append(canvas(row.map, "map", heat));
   if (has.grid) made.append(canvas(has.grid, "map", heat));
-  if (has.cue && row.map) made.append(cueOf(row, has.onlyCue ? grey : cover));
+  if (has.cue && hasCue(row)) made.append(cueOf(row, has.onlyCue ? grey : cover));
   if (has.boxes || has.truths) made.append(boxesOf(row, has));
   return made;
 }
 
 const figure = (value) => value === null ? "–" : value.toFixed(2);
 
-function card(row, has) {
-  const facts = row.error !== null ? "could not be labeled"
-    : (rows.hasTruth ? `IoU ${figure(row.iou)} · ` : "")
+function factsOf(row) {
+  if (row.error !== null) return row.found ? "has no mask" : "could not be labeled";
+  if (!row.found) {
+    return (rows.hasTruth ? `IoU ${figure(row.iou)} · ` : "")
       + `confidence ${figure(row.confidence)} · foreground ${figure(row.foreground)}`;
+  }
+  const names = row.found.map(([name]) => name).join(", ") || "all background";
+  return (rows.hasTruth ? `mean IoU ${figure(row.iou)} · ` : "") + names;
+}
+
+function card(row, has) {
+  const facts = factsOf(row);
+  const frame = (layers) => element("span", { class: "frame" }, stack(row, layers));
+  const beside = has.truth && row.truth ? [frame({ truth: true })] : [];
   const button = element("button", { type: "button", class: "card", tabindex: "-1" },
-    element("span", { class: "frame" }, stack(row, has)),
+    element("span", { class: "frames" }, frame({ ...has, truth: false }), ...beside),
     element("span", { class: "caption" }, element("b", {}, row.image_id), " ",
-      row.label === null ? "" : `${row.label} · `, facts));
+      row.label === null || row.found ? "" : `${row.label} · `, facts));
   return element("li", {}, button);
 }
 
@@ -145,8 +170,8 @@ function card(row, has) {
 let shown = [];
 let page = 0;
 let opened = -1;
-const layers = () => Object.fromEntries(
-  ["map", "boxes", "truths", "cue"].map((key) => [key, $(`show-${key}`).checked]));
+const switches = () => [...document.querySelectorAll("[data-layer]")];
+const layers = () => Object.fromEntries(switches().map((e) => [e.dataset.layer, e.checked]));
 const numPages = () => Math.max(1, Math.ceil(shown.length / PAGE_CARDS));
 const cards = () => [...document.querySelectorAll("#cards .card")];
 
@@ -207,22 +232,51 @@ function onCardKey(event) {
 
 // One image
 
+const panel = (text, content) => element("figure", {},
+  element("div", { class: "frame" }, content), element("figcaption", {}, text));
+
+function labelPanels(row) {
+  const only = (has) => stack(row, has);
+  return [
+    panel("image", only({})),
+    ...(row.map ? [panel("activation map", only({ map: true }))] : []),
+    ...(hasCue(row) ? [panel("background cue (white is background)",
+      only({ cue: true, onlyCue: true }))] : []),
+    ...row.factors.map(([text, grid]) => panel(text, only({ grid }))),
+    ...row.classes.map((each) => panel(`map of ${each.name}`,
+      stack({ ...row, classes: [each] }, { bare: true, classes: true }))),
+    panel("pseudo boxes (solid), ground truth (dashed)", only({ boxes: true, truths: true }))];
+}
+
+function maskPanels(row) {
+  const only = (has) => stack(row, has);
+  return [
+    panel("image", only({})),
+    ...(row.mask ? [panel("pseudo mask over the image", only({ mask: true })),
+      panel("pseudo mask", only({ bare: true, mask: true }))] : []),
+    ...(row.truth ? [panel("annotated mask", only({ bare: true, truth: true }))] : [])];
+}
+
+const labelFacts = (row) => ({ "class": row.label, "class of the map": row.shows,
+  "size": `${row.width} × ${row.height} px`,
+  "IoU of the first box": figure(row.iou), "confidence": figure(row.confidence),
+  "foreground fraction": figure(row.foreground), "threshold": figure(row.threshold),
+  "scores of the boxes": row.scores.map(figure).join(", ") || "no box" });
+
+const maskFacts = (row) => ({ "classes of the image": row.label,
+  "size": `${row.width} × ${row.height} px`, "mean IoU": figure(row.iou),
+  "shares of the mask": row.found
+    .map(([name, share]) => `${name} ${(100 * share).toFixed(1)} %`).join(", ") || "all background",
+  "classes that competed": row.competed, "background": row.background,
+  "threshold": row.threshold === null ? null : figure(row.threshold),
+  "refinement": row.refinement });
+
 function open(index) {
   opened = index;
-  const row = shown[index], only = (has) => stack(row, has);
-  const panel = (text, content) => element("figure", {},
-    element("div", { class: "frame" }, content), element("figcaption", {}, text));
+  const row = shown[index];
   $("detail-title").textContent = row.image_id;
-  $("panels").replaceChildren(
-    panel("image", only({})),
-    ...(row.map ? [panel("activation map", only({ map: true })),
-      panel("background cue (white is background)", only({ cue: true, onlyCue: true }))] : []),
-    ...row.factors.map(([text, grid]) => panel(text, only({ grid }))),
-    panel("pseudo boxes (solid), ground truth (dashed)", only({ boxes: true, truths: true })));
-  const facts = { "class": row.label, "class of the map": row.shows, "size": `${row.width} × ${row.height} px`,
-    "IoU of the first box": figure(row.iou), "confidence": figure(row.confidence),
-    "foreground fraction": figure(row.foreground), "threshold": figure(row.threshold),
-    "scores of the boxes": row.scores.map(figure).join(", ") || "no box",
+  $("panels").replaceChildren(...(row.found ? maskPanels(row) : labelPanels(row)));
+  const facts = { ...(row.found ? maskFacts(row) : labelFacts(row)),
     "shard": row.shard, "error": row.error };
   $("facts").replaceChildren(...Object.entries(facts).filter(([, value]) => value !== null)
     .flatMap(([key, value]) => [element("dt", {}, key), element("dd", {}, value)]));
@@ -241,16 +295,15 @@ function openBy(by) {
 
 function begin() {
   if (!$("gallery")) return;
-  rows.hasTruth = rows.some((row) => row.truths !== null && row.truths.length > 0);
-  for (const each of document.querySelectorAll("[data-needs=iou]")) {
-    each.hidden = each.disabled = !rows.hasTruth;
+  rows.hasTruth = rows.some((row) => (row.truths ?? []).length > 0 || row.iou !== null);
+  const isThere = { iou: rows.hasTruth, confidence: rows.some((row) => row.confidence !== null) };
+  for (const each of document.querySelectorAll("[data-needs=iou], [data-needs=confidence]")) {
+    each.hidden = each.disabled = !isThere[each.dataset.needs];
   }
   $("order").value = $("gallery").dataset.order;
   const inputs = ["confidence", "iou", "foreground"].flatMap((k) => [`${k}-from`, `${k}-to`]);
   for (const id of ["order", "status", "text", ...inputs]) $(id).addEventListener("input", select);
-  for (const key of ["map", "boxes", "truths", "cue"]) {
-    $(`show-${key}`).addEventListener("change", () => turn(page));
-  }
+  for (const each of switches()) each.addEventListener("change", () => turn(page));
   $("reset").addEventListener("click", () => {
     for (const id of ["text", ...inputs]) $(id).value = "";
     $("status").value = "all";
