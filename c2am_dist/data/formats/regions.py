@@ -92,7 +92,8 @@ def _region(segmentation: Any, size: tuple[int, int], scale: tuple[float, float]
 
     polygons = [_points(polygon, size, scale).ravel().tolist() for polygon in segmentation]
     drawn = coco_mask.merge(coco_mask.frPyObjects(polygons, *size))
-    return coco_mask.decode(drawn).astype(bool)
+    # Its own decode warns about numpy 2.
+    return _run_lengths({"size": list(size), "counts": drawn["counts"].decode()}, size)
 
 
 def _points(polygon: list[Any], size: tuple[int, int], scale: tuple[float, float]) -> Array:
