@@ -121,7 +121,7 @@ def test_every_direct_dependency_is_explained_with_its_versions():
         )
     )
     extras = project["optional-dependencies"].values()
-    direct = [*project["dependencies"], *(name for extra in extras for name in extra)]
+    direct = {*project["dependencies"], *(name for extra in extras for name in extra)}
     assert len(rows) == len(direct)
     for requirement in direct:
         name, at_least = re.fullmatch(r"([\w-]+)(?:\[.*\])?>=([\d.]+)", requirement).groups()  # type: ignore

@@ -50,6 +50,9 @@ class PrepareConfig:
             f">= row_group_mib ({self.row_group_mib})",
             self.shard_mib,
         )
+        if self.draw_masks:
+            require(self.format == "coco", "format", "coco with draw_masks", self.format)
+            require(self.masks is None, "masks", "unset with draw_masks", self.masks)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)

@@ -7,8 +7,6 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-import cv2
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import ray.data
@@ -16,6 +14,7 @@ from tqdm import tqdm
 
 from c2am_dist import names, schema, storage
 from c2am_dist.config import PrepareConfig
+from c2am_dist.data import masks
 from c2am_dist.data.formats import Blob, BoxFile, Item
 from c2am_dist.data.formats.items import pixel_boxes
 from c2am_dist.data.shard_plan import Plan, ShardPlan, plan
@@ -23,6 +22,7 @@ from c2am_dist.method import images
 
 # Files read at once by a task, and so held in memory: reading over the network is waiting.
 _READS_AT_ONCE = 16
+_FEW_VALUES = ["label", "labels.list.element", "split", "box_labels.list.element"]
 _MAX_FILE_BYTES = 512 * 2**20
 """More than the largest image that is decoded takes without compression."""
 
@@ -108,7 +108,7 @@ def write_shard(shard: ShardPlan) -> ShardResult:
             version="2.6",
             data_page_version="1.0",
             compression="none",  # the images are compressed, the rest is small
-            use_dictionary=["label", "split", "box_labels.list.element"],  # type: ignore
+            use_dictionary=_FEW_VALUES,  # type: ignore
             write_statistics=["image_id", "width", "height", "label", "split"],  # type: ignore
         ) as writer:
             for rows in _row_groups(shard, errors):
@@ -155,7 +155,7 @@ def _read(item: Item) -> Content | Exception:
     try:
         names.check(item.image_id, "image_id")  # which many layouts make the path from
         image = _read_blob(item.image)
-        mask = _read_blob(item.mask) if item.mask else None
+        mask = _read_blob(item.mask) if isinstance(item.mask, Blob) else None
         return image, mask, _read_blob(box_file) if box_file else None
     except (OSError, EOFError, ValueError) as error:
         return error
@@ -186,38 +186,41 @@ def make_row(
         if isinstance(boxes, BoxFile):
             boxes = boxes.parse(box_file or b"")
         found = pixel_boxes(boxes, (height, width)) if boxes else (None, None)
-        for text in (item.label, *(found[1] or ())):
+        for text in (item.label, *(item.classes or ()), *(found[1] or ())):
             (text or "").encode()  # what JSON calls a string need not be one
     except (ValueError, OverflowError) as error:
         raise ValueError(f"annotation: {error}") from error
-    classes = {name for name in found[1] or () if name is not None}
+    mask_png, mask_classes = masks.read(item, mask, (height, width))
+    labels = _labels(item, found[1], mask_classes)
+    named = [name for name in found[1] or () if name is not None] if labels is None else labels
     return {
         "image_id": item.image_id,
         "image": image,
         "width": width,
         "height": height,
         # An image whose objects are all of one class is of that class.
-        "label": item.label or (classes.pop() if len(classes) == 1 else None),
+        "label": item.label or (named[0] if len(set(named)) == 1 else None),
+        "labels": labels,
         "boxes": found[0],
         "box_labels": found[1],
-        "mask": None if mask is None else _mask_png(item, mask, (height, width)),
+        "mask": mask_png,
         "split": item.split,
     }
 
 
-def _mask_png(item: Item, data: bytes, size: tuple[int, int]) -> bytes:
-    """The mask as PNG of class ids: the file's own bytes, unless it is none."""
-    try:
-        if item.is_agreement_mask:  # foreground where most annotators drew it
-            ids = (images.decode(data)[..., 0] >= 128).astype(np.uint8)
-        else:
-            ids = images.decode_mask(data)
-    except ValueError as error:
-        raise ValueError(f"mask: {error}") from error
-    if ids.shape != size:
-        raise ValueError(
-            f"mask: {ids.shape[1]}x{ids.shape[0]}, but the image is {size[1]}x{size[0]}"
-        )
-    if data.startswith(b"\x89PNG") and not item.is_agreement_mask:
-        return data
-    return cv2.imencode(".png", ids)[1].tobytes()
+def _labels(
+    item: Item, box_labels: Sequence[str | None] | None, mask_classes: Sequence[str] | None
+) -> list[str] | None:
+    """All classes of an image, sorted; None where nothing tells them.
+
+    What the format says itself comes first, then the boxes, if each of them is named, and where
+    no boxes are known the mask. The image's own label is always among them.
+    """
+    known: Sequence[str] | None = item.classes
+    if known is None and box_labels is not None:
+        named = [name for name in box_labels if name is not None]
+        known = named if len(named) == len(box_labels) else None
+    elif known is None:
+        known = mask_classes
+    own = [item.label] if item.label else []
+    return sorted({*known, *own}) if known is not None else own or None

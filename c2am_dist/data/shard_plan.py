@@ -43,7 +43,7 @@ def plan(config: PrepareConfig) -> Plan:
     """The shards to write; needs no Ray, and writes nothing.
 
     Raises:
-        FileNotFoundError: the input or its annotations are not there.
+        FileNotFoundError: the input, its annotations or the masks are not there.
         ValueError: the input holds no image or one twice; the output folder is not empty; a
             flag is missing. The message names the culprit.
     """
@@ -58,7 +58,7 @@ def plan(config: PrepareConfig) -> Plan:
     items = order(formats.list_items(config), config.shuffle_seed)
     shards = cut(items, shard_bytes=round(config.shard_mib * _MIB))
     names = [f"shard-{index:05d}-of-{len(shards):05d}.parquet" for index in range(len(shards))]
-    kept = ("format", "split", "shard_mib", "row_group_mib", "shuffle_seed")
+    kept = ("format", "split", "draw_masks", "shard_mib", "row_group_mib", "shuffle_seed")
     settings = {name: getattr(config, name) for name in kept}  # no places: they would differ
     metadata = {
         "c2am_dist.version": __version__,

@@ -18,6 +18,7 @@ from PIL import Image as PilImage
 from PIL.JpegImagePlugin import JpegImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
+from c2am_dist.method.label_maps import ids_of_colours
 from c2am_dist.method.views import View, draw_view
 
 # Chosen by content, never by file name. The plugins are named one by one because
@@ -200,17 +201,33 @@ def decode_png8(data: bytes) -> Float[np.ndarray, "h w"]:
 def decode_mask(data: bytes) -> UInt8[np.ndarray, "h w"]:
     """The class ids of a mask file: the samples of a grayscale, the indices of a palette PNG.
 
+    A PNG in colour (RGB) is read where all its colours are those that VOC's masks show ids 0 to
+    20 and 255 in.
+
     Raises:
-        ImageError: unreadable, larger than `MAX_PIXELS`, or a picture in colour.
+        ImageError: unreadable, larger than `MAX_PIXELS`, or another picture in colour.
     """
     image = _open(data)
     _refuse_large(image.width, image.height, MAX_PIXELS)
-    if image.mode not in ("1", "L", "P"):
+    is_colour = image.format == "PNG" and image.mode == "RGB"
+    if image.mode not in ("1", "L", "P") and not is_colour:
         raise ImageError(f"a mask has one 8-bit channel, this is {image.format} {image.mode}")
     try:
-        return np.asarray(image, dtype=np.uint8)
+        pixels = np.asarray(image, dtype=np.uint8)
     except Exception as error:
         raise ImageError(f"unreadable {image.format}: {error}") from error
+    if not is_colour:
+        return pixels
+    try:
+        return ids_of_colours(pixels)
+    except ValueError as error:
+        raise ImageError(f"a mask has one 8-bit channel, this is PNG RGB: {error}") from error
+
+
+def is_png_of_ids(data: bytes) -> bool:
+    """Whether a mask that `decode_mask` reads is a PNG whose samples are the ids themselves."""
+    image = _open(data)
+    return image.format == "PNG" and image.mode != "RGB"
 
 
 def _open(data: bytes) -> ImageFile.ImageFile:

@@ -147,6 +147,26 @@ def palette() -> UInt8[np.ndarray, "256 3"]:
     return colours
 
 
+def ids_of_colours(pixels: UInt8[np.ndarray, "h w 3"]) -> UInt8[np.ndarray, "h w"]:
+    """The ids of a mask that was saved in VOC's colours (RGB): 0 to 20, and 255.
+
+    Raises:
+        ValueError: there is another colour; it is named.
+    """
+    table = {tuple(palette()[i].tolist()): i for i in (*range(len(VOC)), IGNORED)}
+    packed = pixels.astype(np.uint32) @ np.array([1 << 16, 1 << 8, 1], np.uint32)
+    found, places = np.unique(packed, return_inverse=True)
+    colours = [(int(c) >> 16, int(c) >> 8 & 255, int(c) & 255) for c in found]
+    for colour in colours:
+        if colour not in table:
+            raise ValueError(
+                f"colour {colour} is none of VOC's; save ids as a grayscale PNG or as indices of "
+                "a palette"
+            )
+    ids = np.array([table[colour] for colour in colours], np.uint8)
+    return ids[places.reshape(pixels.shape[:2])]
+
+
 def encode_mask(mask: Integer[np.ndarray, "h w"]) -> bytes:
     """A mask as PNG whose indices are the ids and whose colours are VOC's.
 

@@ -1,13 +1,18 @@
 """COCO's instances JSON beside a folder of images."""
 
+import dataclasses
 import json
 import posixpath
 from collections import defaultdict
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from c2am_dist import storage
 from c2am_dist.config import PrepareConfig
+from c2am_dist.data.formats import regions
 from c2am_dist.data.formats.items import Blob, Boxes, Edges, Item, files_below, images_in, stem
+
+Annotation = Mapping[str, Any]
 
 
 def list_items(config: PrepareConfig) -> list[Item]:
@@ -16,9 +21,17 @@ def list_items(config: PrepareConfig) -> list[Item]:
     The JSON is ``config.annotations``, else ``annotations/instances_*.json`` below the input
     (that of ``config.split`` where there are several); images are found by ``file_name``
     below the input, in whatever folder. image_id is ``file_name`` without extension; the split
-    is the JSON's name after ``instances_``. Crowd regions are no boxes and are left out. An
-    image without objects has an empty list of boxes.
+    is the JSON's name after ``instances_``. Crowd regions are no boxes and are left out of them,
+    though not of the classes. An image without objects has an empty list of boxes. With
+    ``config.draw_masks`` items hold the regions that masks are drawn from.
+
+    Raises:
+        FileNotFoundError: there is no such JSON, or there are several.
+        ValueError: not COCO's instances format, which the message explains; masks are to be drawn
+            and pycocotools is not installed.
     """
+    if config.draw_masks:
+        regions.check_drawable()
     if len(config.input) != 1:
         raise ValueError(f"input must be one folder for coco, got {len(config.input)}")
     files = files_below(config.input[0])
@@ -27,10 +40,16 @@ def list_items(config: PrepareConfig) -> list[Item]:
         content = json.loads(storage.read_bytes(uri))
         images, categories = content["images"], content["categories"]
         names = {category["id"]: str(category["name"]) for category in categories}
-        boxes = _boxes_by_image(content.get("annotations", []), names)
+        annotations = _by_image(content.get("annotations", []))
         found = _Places(config.input[0], images_in(files))
         split = stem(uri).removeprefix("instances_") if "instances_" in uri else None
-        return [_item(image, boxes[image["id"]], found, config.split or split) for image in images]
+        items = []
+        for image in images:
+            there = annotations[image["id"]]
+            mask = regions.pack(there, _frame(image)) if config.draw_masks else None
+            item = _item(image, there, names, found)
+            items.append(dataclasses.replace(item, mask=mask, split=config.split or split))
+        return items
     except (KeyError, TypeError, AttributeError, ValueError, RecursionError) as error:
         raise ValueError(f"{uri}: not COCO's instances format ({error!r})") from error
 
@@ -40,7 +59,8 @@ def _find_json(root: str, files: dict[str, Blob], split: str | None) -> str:
         blob.uri
         for path, blob in files.items()
         if storage.name(path).startswith("instances_") and path.endswith(".json")
-        if split is None or stem(path).removeprefix("instances_") in (split, f"{split}2017")
+        if split is None
+        or stem(path).removeprefix("instances_") in (split, f"{split}2014", f"{split}2017")
     ]
     if len(found) != 1:
         what = "several" if found else "no"
@@ -70,29 +90,37 @@ class _Places:
         return blob or Blob(storage.join(self.root, file_name), 0)
 
 
-def _boxes_by_image(
-    annotations: list[dict[str, Any]], names: dict[int, str]
-) -> defaultdict[int, list[tuple[Edges, str]]]:
-    boxes: defaultdict[int, list[tuple[Edges, str]]] = defaultdict(list)
+def _by_image(annotations: Iterable[Annotation]) -> defaultdict[int, list[Annotation]]:
+    found: defaultdict[int, list[Annotation]] = defaultdict(list)
     for annotation in annotations:
-        if not annotation.get("iscrowd"):
-            x, y, width, height = (float(value) for value in annotation["bbox"])
-            box = ((x, y, x + width, y + height), names[annotation["category_id"]])
-            boxes[annotation["image_id"]].append(box)
-    return boxes
+        found[annotation["image_id"]].append(annotation)
+    return found
 
 
 def _item(
-    image: dict[str, Any], boxes: list[tuple[Edges, str]], places: _Places, split: str | None
+    image: Mapping[str, Any],
+    annotations: list[Annotation],
+    names: Mapping[int, str],
+    places: _Places,
 ) -> Item:
-    size = (float(image.get("width") or 0), float(image.get("height") or 0))
+    things = [annotation for annotation in annotations if not annotation.get("iscrowd")]
     return Item(
         image_id=posixpath.splitext(image["file_name"])[0],
         image=places.find(image["file_name"]),
         boxes=Boxes(
-            edges=tuple(edges for edges, _ in boxes),
-            labels=tuple(label for _, label in boxes),
-            frame=size if min(size) > 0 else None,
+            edges=tuple(_edges(thing) for thing in things),
+            labels=tuple(names[thing["category_id"]] for thing in things),
+            frame=_frame(image),
         ),
-        split=split,
+        classes=tuple(sorted({names[annotation["category_id"]] for annotation in annotations})),
     )
+
+
+def _frame(image: Mapping[str, Any]) -> tuple[float, float] | None:
+    size = (float(image.get("width") or 0), float(image.get("height") or 0))
+    return size if min(size) > 0 else None
+
+
+def _edges(annotation: Annotation) -> Edges:
+    x, y, width, height = (float(value) for value in annotation["bbox"])
+    return x, y, x + width, y + height

@@ -6,6 +6,8 @@ import posixpath
 from collections.abc import Callable, Iterable, Sequence
 
 from c2am_dist import storage
+from c2am_dist.data.formats.regions import Regions
+from c2am_dist.method.label_maps import LabelMap
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff")
 
@@ -54,7 +56,12 @@ class Item:
     label: str | None = None
     boxes: Boxes | BoxFile | None = None
     """None: unknown."""
-    mask: Blob | None = None
+    classes: tuple[str, ...] | None = None
+    """All classes of the image, where a format knows more of them than boxes and label say."""
+    mask: Blob | Regions | None = None
+    """A file of ids, or what ids are to be drawn from."""
+    mask_labels: LabelMap | None = None
+    """What the mask's ids mean, where the layout says so."""
     is_agreement_mask: bool = False
     """The mask holds the share of annotators who drew foreground, as CUB's do, not ids."""
     split: str | None = None

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from c2am_dist.data.formats import Boxes
+from c2am_dist.data.formats import Blob, Boxes
 from c2am_dist.data.formats.items import pixel_boxes
-from tests.data.formats.layouts import listing
+from tests.data.formats.layouts import JPEG, image_bytes, listing
 from tests.files import lay_out
 
 
@@ -52,3 +52,33 @@ def test_a_missing_folder_is_named(tmp_path: Path, kind: str):
     lay_out(tmp_path / "bare", {"notes.md": ""})
     with pytest.raises((FileNotFoundError, ValueError), match="bare: no "):
         listing(tmp_path / "bare", kind)
+
+
+@pytest.fixture
+def cats(tmp_path: Path) -> Path:
+    """Two images in a class's folder, and a mask of one of them elsewhere."""
+    files = {"set/cat/a.jpg": JPEG, "set/cat/b.jpg": JPEG}
+    return lay_out(tmp_path, {**files, "ids/cat/a.png": image_bytes(kind="PNG", mode="L")})
+
+
+def test_masks_of_a_folder_go_to_images_of_their_names(cats: Path):
+    items = listing(cats / "set", "folder", masks=f"{cats}/ids")
+    assert items["cat/a"].mask == Blob(f"{cats}/ids/cat/a.png", items["cat/a"].mask.size_bytes)  # type: ignore
+    assert items["cat/b"].mask is None
+
+
+def test_masks_of_a_folder_stand_in_for_those_of_the_layout(tmp_path: Path):
+    png = image_bytes(kind="PNG", mode="L")
+    files = {f"JPEGImages/{name}.jpg": JPEG for name in "ab"}
+    files |= {f"SegmentationClass/{name}.png": png for name in "ab"}
+    root = lay_out(tmp_path, {**files, "other/a.png": png})
+    items = listing(root, "voc", masks=f"{root}/other")
+    assert str(items["a"].mask.uri) == f"{root}/other/a.png"  # type: ignore
+    assert items["b"].mask is None
+
+
+def test_a_folder_of_masks_that_fits_no_image_is_refused(cats: Path):
+    with pytest.raises(FileNotFoundError, match=r"nowhere: no such folder \(masks\)"):
+        listing(cats / "set", "folder", masks=f"{cats}/nowhere")
+    with pytest.raises(ValueError, match=r"cat: none of its 1 PNGs .* such as cat/a\.png"):
+        listing(cats / "set", "folder", masks=f"{cats}/ids/cat")
