@@ -217,7 +217,7 @@ def test_sipe_on_two_workers_and_resumed_on_one_ends_in_the_same_weights(tmp_pat
         },
     )
     cluster = Cluster(num_machines=1, num_cpus=4)
-    assert str(dry_run(config, PlanConfig(), cluster)).startswith("two: 24 images in 6 steps of 8")
+    assert str(dry_run(config, PlanConfig(), cluster)).startswith("two: 48 images in 6 steps of 8")
     two = Path(fit(config).run)
     saved, _ = checkpoint.load(str(two))
     assert (saved.method, saved.classes) == ("sipe", sorted(synthetic.CLASSES))
@@ -261,7 +261,7 @@ def test_saliency_trains_on_the_cues_of_a_label_set(
     )
     cluster = Cluster(num_machines=1, num_cpus=4)
     text = str(dry_run(config, PlanConfig(), cluster))
-    assert text.startswith("saliency: 24 images in 4 steps of 8")
+    assert text.startswith("saliency: 32 images in 4 steps of 8")
     run = Path(fit(config).run)
     told = "data.cues: 23 images have a cue; 1 have none and teach nothing"
     assert told in capfd.readouterr().out
@@ -269,8 +269,8 @@ def test_saliency_trains_on_the_cues_of_a_label_set(
     assert (saved.method, saved.classes, len(saved.cues_sha256)) == ("saliency", [], 64)
     assert isinstance(models.filled(saved, str(run)), SaliencyNet)
     rows = rows_of(run)
-    assert len(rows) == 4 and all(0 < row["loss"] < 2 for row in rows)
-    assert rows[-1]["loss"] < rows[0]["loss"]  # all one level of grey
+    assert len(rows) == 4 and all(0.4 < row["loss"] < 1.5 for row in rows)  # 0.56 at best, if known
+    assert sum(row["images_replaced"] for row in rows) >= 1  # an epoch shows every image
 
     shutil.rmtree(tmp_path / "cues")
     write_cues(Path(shards), tmp_path / "cues", lambda _: np.zeros((4, 4), np.float32))

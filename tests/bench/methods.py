@@ -144,8 +144,9 @@ def run() -> list[dict[str, Any]]:
 def _sipe_row() -> dict[str, Any]:
     plain, sipe = _best(("cam", False), ("sipe", False))
     size_px = PRESETS["sipe-voc"].data.crop_px
+    name = f"{ENCODER} {size_px} px, batch {SIPE_BATCH}"
     return {
-        "name": f"{ENCODER} {size_px} px, batch {SIPE_BATCH}: sipe step over the plain classifier's",
+        "name": f"{name}: sipe step over the plain classifier's, times as long",
         "measured": round(sipe / plain, 2),
         "target": None,
         "detail": f"{plain:.2f} s -> {sipe:.2f} s a step ({SIPE_BATCH / sipe:.1f} images/s)",

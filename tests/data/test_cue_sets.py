@@ -178,8 +178,8 @@ def test_label_files_of_other_images_are_refused_with_both_names(tmp_path: Path)
 def test_a_cue_goes_through_the_view_of_its_image(seed: int):
     """A box drawn into both; the cue is smaller than the image, and stands in with it."""
     box = (48, 16, 112, 56)
-    cue = np.zeros((20, 40), np.float32)
-    cue[4:14, 12:28] = 1
+    cue = np.zeros((40, 80), np.float32)
+    cue[8:28, 24:56] = 1
     found = decode.views_of(
         ["a", "b", "c"],
         pa.array([b"broken", marked(box, (80, 160)), marked(box, (80, 160))]),
