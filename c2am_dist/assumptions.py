@@ -11,7 +11,7 @@ CPU_GFLOPS = 38.0
 """Measured of a core of machine B (docs/performance.md): a training step in float32."""
 LABEL_ROW_CPU_S = 0.0011
 """Threshold, box and PNG of a 14 x 14 map: CPU time measured on machine B."""
-REFINE_CPU_S = {"none": 0.0, "crf": 1.3, "guided": 0.15}
+REFINE_CPU_S = {"none": 0.0, "crf": 1.3, "guided": 0.1}
 """More for a refined cue of a photo of 640 x 480: CPU time measured on a core of machine C."""
 LOT_PAUSE_S = 30.0
 """Assumed, between two lots of shards to label: the last blocks end, the next lot is planned (up to

@@ -20,6 +20,7 @@ NAMES = (
     "loop",
     "ingest",
     "labeling",
+    "cues",
     "classify",
     "ddt",
     "sweep",
