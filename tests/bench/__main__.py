@@ -25,6 +25,7 @@ NAMES = (
     "sweep",
     "boxes",
     "max_box_acc",
+    "masks",
     "memory",
     "gpu",
 )
