@@ -92,7 +92,7 @@ PSEUDO_MASKS = pa.schema(
         pa.field("threshold", pa.float32()),  # the constant background; null with cues
         pa.field("refinement", pa.string()),  # of the mask: none, crf or guided
         pa.field("maps_sha256", pa.string(), nullable=False),  # of the checkpoint behind the maps,
-        pa.field("cues_sha256", pa.string()),  # and the cues; of .npy files, of the files
+        pa.field("cues_sha256", pa.string()),  # and the cues; of folders, of names and sizes
         pa.field("config_sha256", pa.string(), nullable=False),
         pa.field("package_version", pa.string(), nullable=False),
         pa.field("error", pa.string()),  # null when there is a mask

@@ -51,8 +51,17 @@ class Job(NamedTuple):
 
 def jobs() -> list[Job]:
     """Every script of jobs/ and tune/ with its flags, in the order they are used."""
-    names = ("Prepare", "Train", "Label", "Classify", "Evaluate", "Export")
-    prepare, train, label, classify, evaluate, export = (
+    names = (
+        "Prepare",
+        "Train",
+        "Label",
+        "Refine",
+        "Classify",
+        "Evaluate",
+        "EvaluateMasks",
+        "Export",
+    )
+    prepare, train, label, refine, classify, evaluate, evaluate_masks, export = (
         list(flags_of(getattr(config, f"{name}Config")())) for name in names
     )
     train, label = ([*flags, *flags_of(assumptions.DryRun())] for flags in (train, label))
@@ -63,8 +72,14 @@ def jobs() -> list[Job]:
         Job("prepare", "--input URI --output URI --format FORMAT", prepare),
         Job("train", "--data.train URI --model.weights WEIGHTS --run.name NAME", train),
         Job("label", "--checkpoint URI --input URI --output URI", label),
+        Job("refine", "--maps URI --cues URI --images URI --output URI", refine),
         Job("classify", "--checkpoint URI --input URI --output URI", classify),
         Job("evaluate", "--labels URI --annotations URI --output metrics.json", evaluate),
+        Job(
+            "evaluate_masks",
+            "--masks URI --annotations URI --output metrics.json",
+            evaluate_masks,
+        ),
         Job("export", "--labels URI --images URI --output URI --format FORMAT", export),
         Job("report", to_report, list(_flags_of_function(report.report))),
         Job("sweep", "--sweep SWEEP --annotations URI and what train takes", sweeps, "tune"),

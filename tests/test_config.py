@@ -193,7 +193,14 @@ def test_the_command_line_is_the_documented_one():
 
 def cli_flags() -> list[str]:
     from c2am_dist.assumptions import DryRun
-    from c2am_dist.config import ClassifyConfig, EvaluateConfig, ExportConfig, PrepareConfig
+    from c2am_dist.config import (
+        ClassifyConfig,
+        EvaluateConfig,
+        EvaluateMasksConfig,
+        ExportConfig,
+        PrepareConfig,
+        RefineConfig,
+    )
     from c2am_dist.config.reproduce import WsolConfig
     from c2am_dist.sweep.spec import SweepConfig
 
@@ -201,8 +208,10 @@ def cli_flags() -> list[str]:
         "train": [TrainConfig(), DryRun()],
         "prepare": [PrepareConfig()],
         "label": [LabelConfig(), DryRun()],
+        "refine": [RefineConfig()],
         "classify": [ClassifyConfig()],
         "evaluate": [EvaluateConfig()],
+        "evaluate_masks": [EvaluateMasksConfig()],
         "export": [ExportConfig()],
         "sweep": [SweepConfig()],  # and train's
         "reproduce": [WsolConfig()],

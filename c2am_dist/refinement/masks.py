@@ -30,6 +30,10 @@ class Refinement:
     max_pixels: float
 
 
+_MAX_VALUES = 2**30
+"""Of all maps of an image at its size, 4 GiB: what bounds memory where small maps are enlarged."""
+
+
 class ClassMaps(NamedTuple):
     """The maps that compete, in the order of ids."""
 
@@ -142,6 +146,7 @@ def pseudo_mask(
 def _from_labels(
     image_id: str, size: tuple[int, int], found: Found, label_map: LabelMap
 ) -> dict[int, np.ndarray]:
+    _refuse_many(len(found.value), size, found.uri)
     by_id = dict[int, np.ndarray]()
     for entry in found.value:
         name = entry["class_name"]
@@ -170,8 +175,17 @@ def _from_file(
                 f"{found.uri}: holds a map of class {class_id}, but the label map ends at "
                 f"{len(label_map) - 1} ({label_map.names[-1]})"
             )
+    _refuse_many(len(ids), size, found.uri)
     maps = [_enlarged(one, size) for one in cams.class_activation]
     return dict(zip(ids, maps, strict=True))
+
+
+def _refuse_many(num_maps: int, size: tuple[int, int], uri: str) -> None:
+    if num_maps * size[0] * size[1] > _MAX_VALUES:
+        raise ValueError(
+            f"{uri}: {num_maps} class maps of {size[1]}x{size[0]} pixels take more than "
+            f"{4 * _MAX_VALUES // 2**30} GiB"
+        )
 
 
 def _id_of(name: str, where: str, label_map: LabelMap) -> int:

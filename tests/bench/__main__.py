@@ -26,6 +26,7 @@ NAMES = (
     "sweep",
     "boxes",
     "max_box_acc",
+    "masks",
     "memory",
     "gpu",
 )

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 import ray
 
@@ -9,7 +10,7 @@ from c2am_dist.config import RefineConfig
 from c2am_dist.refinement import refine
 from tests.images import write_shards
 from tests.processes import Job
-from tests.refinement.sets import write_npy
+from tests.refinement.sets import ramp, write_npy
 
 NUM_IMAGES, NUM_SHARDS, SIZE_PX = 60, 20, 300
 
@@ -20,12 +21,11 @@ def files_in(folder: Path) -> dict[str, bytes]:
 
 @pytest.mark.usefixtures("ray_cluster")
 def test_a_killed_driver_leaves_what_an_undisturbed_job_does(tmp_path: Path):
-    from tests.refinement.sets import ramp
-
     images = write_shards(tmp_path / "shards", NUM_IMAGES, num_files=NUM_SHARDS, size_px=SIZE_PX)
-    for index in range(NUM_IMAGES):
-        maps = {0: ramp(size=(75, 75)), 7: ramp(size=(75, 75), flip=True)}
-        write_npy(tmp_path / "npy", f"image-{index:04d}", maps)
+    for row in pq.read_table(images, columns=["image_id", "height", "width"]).to_pylist():
+        size = (row["height"] // 4, row["width"] // 4)
+        maps = {0: ramp(size=size), 7: ramp(size=size, flip=True)}
+        write_npy(tmp_path / "npy", row["image_id"], maps)
     values = {"maps": (str(tmp_path / "npy"),), "images": (images,), "threshold": 0.6}
     undisturbed = RefineConfig(**values, output=str(tmp_path / "whole"), refinement="guided")
     assert refine(undisturbed).num_new == NUM_IMAGES

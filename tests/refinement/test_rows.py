@@ -176,6 +176,14 @@ def test_npy_maps_of_another_image_or_class_are_refused(tmp_path: Path, maps: di
         mask_row(image(), "s", from_npy(tmp_path), None, work(threshold=0.5))
 
 
+def test_maps_that_would_fill_the_memory_are_an_error_row(tmp_path: Path):
+    write_npy(tmp_path, "im", {i: flat(0.5, (2, 2)) for i in range(12)})
+    size = {"height": 10_000, "width": 10_000}
+    large = work(threshold=0.5, max_pixels=2e8)
+    row = mask_row(image(**size), "s", from_npy(tmp_path), None, large)
+    assert "12 class maps of 10000x10000 pixels take more than 4 GiB" in row["error"]
+
+
 class Hostile:
     def __reduce__(self):
         return (exec, ("raise SystemExit('a pickle was run')",))
