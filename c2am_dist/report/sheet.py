@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow.parquet as pq
 
 from c2am_dist import schema, storage
-from c2am_dist.data import label_set, shards
+from c2am_dist.data import label_set, mask_sets, shards
 from c2am_dist.method import boxes, cues, images
 from c2am_dist.report import canvas, rows
 from c2am_dist.report.canvas import Pixels
@@ -72,6 +72,10 @@ def contact_sheet(
     if num_rows < 1:
         raise ValueError(f"num_rows must be positive, got {num_rows}")
     files = label_set.expand(labels, allow_incomplete=allow_incomplete)
+    if mask_sets.holds_masks(files):
+        raise ValueError(
+            f"{files[0].uri}: pseudo masks; c2am_dist.report.mask_sheet draws a sheet of these"
+        )
     chosen = _choose(files, num_rows, seed)
     if not chosen:
         raise ValueError(f"{', '.join(labels)}: no activation map is stored in the labels")

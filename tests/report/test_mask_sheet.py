@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from c2am_dist.method import images, label_maps
-from c2am_dist.report import canvas
+from c2am_dist.report import canvas, contact_sheet
 from c2am_dist.report.mask_sheet import SheetSample, draw, mask_sheet
 from tests.files import ROOT
 from tests.masked import Masked, masked, shape, write_masks
@@ -125,6 +125,12 @@ def test_what_does_not_fit_is_named(tmp_path: Path):
         draw(**inputs, titles=("CAM",))
     with pytest.raises(ValueError, match="num_images must be positive"):
         draw(**inputs, num_images=0)
+
+
+def test_a_contact_sheet_of_masks_says_what_draws_them(tmp_path: Path):
+    inputs = _write(tmp_path)
+    with pytest.raises(ValueError, match=r"parquet: pseudo masks; .*mask_sheet draws"):
+        contact_sheet([inputs["masks"][0]], inputs["shards"], str(tmp_path / "x.png"))
 
 
 def test_the_command_draws_one(tmp_path: Path):
