@@ -26,9 +26,9 @@ def report(
     """Draw a contact sheet of labels, or make an HTML report of labels, scores, runs and sweeps.
 
     Args:
-        labels: Label files: one or more URIs.
+        labels: Label files, or pseudo masks (report): one or more URIs.
         images: The shards that were labeled: one or more URIs.
-        metrics: URI of the metrics.json of an evaluation (report).
+        metrics: URI of the metrics.json of an evaluation, of boxes or of masks (report).
         run: URI of a training run, or of a checkpoint (report).
         sweep: URI of a sweep's folder (report).
         output: What to write, told by its name: a contact sheet (``.png``), a report in one
@@ -37,8 +37,8 @@ def report(
         max_images: Most images in a report's gallery; 10000 in a folder and 500 in one file if
             unset. Counts and histograms are of all labels.
         select: Which images, where there are more, and the report's first order: drawn at random,
-            the worst (errors, no box, then the lowest IoU where boxes are known), or the least
-            confident.
+            the worst (errors, no box, then the lowest IoU where boxes are known; of pseudo
+            masks errors alone), or the least confident.
         seed: Another one shows other images.
         allow_incomplete: Show a folder whose labeling has not finished (no ``_SUCCESS``).
     """

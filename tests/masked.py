@@ -42,6 +42,15 @@ def blobs(size: tuple[int, int], ids: tuple[int, ...], seed: int) -> np.ndarray:
     return mask
 
 
+def shape(size: tuple[int, int], class_id: int, *, moved: int = 0) -> np.ndarray:
+    """A mask whose middle half of each side, moved right, is of a class."""
+    mask = np.zeros(size, np.uint8)
+    height, width = size
+    left = width // 4 + moved
+    mask[height // 4 : 3 * height // 4, left : left + width // 2] = class_id
+    return mask
+
+
 def masked(mask: np.ndarray, truth: np.ndarray | None = None) -> Masked:
     height, width = mask.shape
     return Masked(picture((height, width)), mask, truth)

@@ -4,7 +4,7 @@ import functools
 import io
 import itertools
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
@@ -13,7 +13,6 @@ import numpy as np
 from PIL import Image
 
 from c2am_dist import schema
-from c2am_dist.data import shards
 from c2am_dist.method import images, label_maps
 from c2am_dist.method.confusion import IGNORED, ConfusionMatrix
 from c2am_dist.method.label_maps import LabelMap
@@ -82,24 +81,17 @@ def _entries(
     with ThreadPoolExecutor(os.cpu_count()) as pool:  # decoders let go of the interpreter
         for uri, group in itertools.groupby(chosen, key=lambda row: row.uri):
             by_id = {row.image_id: row for row in group}
-            make = functools.partial(_made, by_id, _stored(uri, by_id), label_map, output)
+            make = functools.partial(_made, by_id, stored_masks(uri, by_id), label_map, output)
             found = gallery.each_image(by_id, known, ("image_id", "image", "mask"), make, pool)
             for image_id, row in by_id.items():
                 ids |= found[image_id].ids
                 yield _entry(row, found[image_id], label_map)
 
 
-def _stored(uri: str, wanted: Mapping[str, Row]) -> dict[str, bytes | None]:
-    """The stored mask of each wanted row of a file."""
-    found: dict[str, bytes | None] = {}
-    for group in rows.groups(uri):
-        ids = shards.read(group, ["image_id"], schema.PSEUDO_MASKS)["image_id"].to_pylist()
-        here = np.flatnonzero([image_id in wanted for image_id in ids])
-        if len(here):
-            columns = ["image_id", "pseudo_mask"]
-            table = shards.read(group, columns, schema.PSEUDO_MASKS, rows=here)
-            found |= {row["image_id"]: row["pseudo_mask"] for row in table.to_pylist()}
-    return found
+def stored_masks(uri: str, wanted: Collection[str]) -> dict[str, bytes | None]:
+    """The stored mask of each wanted image of a file of pseudo masks."""
+    found = rows.wanted_labels(uri, wanted, ["image_id", "pseudo_mask"], schema.PSEUDO_MASKS)
+    return {row["image_id"]: row["pseudo_mask"] for row in found}
 
 
 def _made(
@@ -116,7 +108,7 @@ def _made(
     try:
         pseudo = None if data is None else images.decode_mask(data)
         truth = None if known is None else label_map.from_published(images.decode_mask(known))
-        iou = _iou(pseudo, truth, len(label_map))
+        iou = mean_iou(pseudo, truth, len(label_map))
     except ValueError as error:
         raise ValueError(f"masks of image {row.image_id!r}: {error}") from error
     found_shares, known_shares = _shares(pseudo), _shares(truth)
@@ -143,8 +135,14 @@ def _keep(output: Output, place: int, mask: np.ndarray | None, kind: str) -> str
     return None if mask is None else output.picture(place, small_png(mask), kind)
 
 
-def _iou(pseudo: np.ndarray | None, truth: np.ndarray | None, num_classes: int) -> float | None:
-    """None where there are not both, or of two sizes, or the known one is all ignored."""
+def mean_iou(pseudo: np.ndarray | None, truth: np.ndarray | None, num_classes: int) -> float | None:
+    """Of one image, over the classes that occur in either mask, the background among them.
+
+    None where there are not both, or of two sizes, or the known one is all ignored.
+
+    Raises:
+        ValueError: the pseudo mask holds an id that is none.
+    """
     if pseudo is not None and pseudo.max() >= num_classes:
         raise ValueError(f"{pseudo.max()} is none of {num_classes} ids")
     if pseudo is None or truth is None or pseudo.shape != truth.shape:

@@ -110,6 +110,24 @@ def groups(uri: str) -> list[shards.RowGroup]:
     return shards.index([uri], columns=("image_id",), expected=schema.LABELS, allow_empty=True)
 
 
+def wanted_labels(
+    uri: str, wanted: Collection[str], columns: Sequence[str], expected: pa.Schema
+) -> Iterator[dict[str, Any]]:
+    """The rows of a label file whose ids are wanted, of which alone large columns are decoded.
+
+    Args:
+        uri: the file.
+        wanted: ids.
+        columns: what to read, ``image_id`` among them.
+        expected: ``schema.LABELS`` or ``schema.PSEUDO_MASKS``.
+    """
+    for group in groups(uri):
+        ids = shards.read(group, ["image_id"], expected)["image_id"].to_pylist()
+        here = np.flatnonzero([image_id in wanted for image_id in ids])
+        if len(here):
+            yield from shards.read(group, columns, expected, rows=here).to_pylist()
+
+
 def _notes(uris: Sequence[str]) -> dict[str, tuple[list[Box] | None, str | None]]:
     """Boxes and class of every image of some shards, by id.
 

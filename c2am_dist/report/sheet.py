@@ -8,21 +8,16 @@ from typing import Any, NamedTuple
 import cv2
 import numpy as np
 import pyarrow.parquet as pq
-from PIL import Image, ImageDraw, ImageFont
 
-from c2am_dist import names, schema, storage
-from c2am_dist.data import label_set, shards
+from c2am_dist import schema, storage
+from c2am_dist.data import label_set, mask_sets, shards
 from c2am_dist.method import boxes, cues, images
-from c2am_dist.report import rows
+from c2am_dist.report import canvas, rows
+from c2am_dist.report.canvas import Pixels
 
-Pixels = np.ndarray  # uint8, h w 3, RGB
 Box = tuple[int, int, int, int]
 
 CAPTIONS = ("image", "activation map", "pseudo box (white: truth)", "background cue")
-_PANEL_PX = (192, 256)  # height, width; an image is fitted inside
-_GAP_PX = 12
-_LINE_PX = 22  # a line of text
-_PAPER, _TEXT, _FAINT = (255, 255, 255), (30, 30, 30), (120, 120, 120)
 _PSEUDO, _TRUTH = (255, 150, 0), (255, 255, 255)
 
 
@@ -77,11 +72,17 @@ def contact_sheet(
     if num_rows < 1:
         raise ValueError(f"num_rows must be positive, got {num_rows}")
     files = label_set.expand(labels, allow_incomplete=allow_incomplete)
+    if mask_sets.holds_masks(files):
+        raise ValueError(
+            f"{files[0].uri}: pseudo masks; c2am_dist.report.mask_sheet draws a sheet of these"
+        )
     chosen = _choose(files, num_rows, seed)
     if not chosen:
         raise ValueError(f"{', '.join(labels)}: no activation map is stored in the labels")
     pictures = _find_pictures(chosen, images)
-    bands = [_captions()] + [_band(label, pictures[label.image_id]) for label in chosen]
+    bands = [canvas.captions(CAPTIONS)] + [
+        _band(label, pictures[label.image_id]) for label in chosen
+    ]
     png = cv2.imencode(".png", np.vstack(bands)[..., ::-1])[1].tobytes()
     storage.write_bytes(output, png)
 
@@ -140,7 +141,7 @@ def _find_pictures(chosen: Sequence[_Label], uris: Sequence[str]) -> dict[str, _
 def _picture(row: dict[str, Any]) -> _Picture:
     truths = row.get("boxes")
     try:
-        pixels = images.decode(row["image"], min_side_px=max(_PANEL_PX))
+        pixels = images.decode(row["image"], min_side_px=max(canvas.PANEL_PX))
     except images.ImageError as error:
         raise ValueError(f"image {row['image_id']!r}: {error}") from error
     return _Picture(
@@ -152,8 +153,7 @@ def _picture(row: dict[str, Any]) -> _Picture:
 
 def _band(label: _Label, picture: _Picture) -> Pixels:
     """One row of the sheet: four panels, and a line of text below."""
-    scale = min(_PANEL_PX[0] / picture.size[0], _PANEL_PX[1] / picture.size[1])
-    size = (max(1, round(picture.size[0] * scale)), max(1, round(picture.size[1] * scale)))
+    scale, size = canvas.fit(picture.size)
     small = images.resize(picture.pixels, size)
     heat = _heat(cues.enlarge(label.activation, size))
     overlay = cv2.addWeighted(small, 0.4, heat, 0.6, 0)
@@ -161,12 +161,7 @@ def _band(label: _Label, picture: _Picture) -> Pixels:
     cue = np.repeat(grey[..., None], 3, axis=2)
     panels = [small, overlay, _with_boxes(small, label.box, picture.truths, scale), cue]
     notes = [label.image_id, "", _verdict(label.box, picture.truths), ""]
-    band = _blank(size[0] + _LINE_PX + _GAP_PX)
-    for column, panel in enumerate(panels):
-        x = _left(column)
-        band[: size[0], x : x + size[1]] = panel
-        cv2.rectangle(band, (x, 0), (x + size[1] - 1, size[0] - 1), _FAINT)  # white ends here
-    return _write(band, notes, y=size[0], font_px=13, colour=_FAINT)
+    return canvas.band(panels, notes)
 
 
 def _heat(activation: np.ndarray) -> Pixels:
@@ -177,15 +172,15 @@ def _heat(activation: np.ndarray) -> Pixels:
 
 
 def _with_boxes(pixels: Pixels, box: Box | None, truths: list[Box] | None, scale: float) -> Pixels:
-    canvas = pixels.copy()
+    drawn_on = pixels.copy()
     drawn = [(truth, _TRUTH) for truth in truths or []] + ([(box, _PSEUDO)] if box else [])
     for thickness, is_outline in ((4, True), (2, False)):  # a dark rim shows on any image
         for corners, colour in drawn:
             # Whatever a label file says, OpenCV gets numbers that it can draw.
             x0, y0, x1, y1 = (round(min(max(value * scale, -9), 999)) for value in corners)
             colour = (0, 0, 0) if is_outline else colour
-            cv2.rectangle(canvas, (x0, y0), (x1 - 1, y1 - 1), colour, thickness)
-    return canvas
+            cv2.rectangle(drawn_on, (x0, y0), (x1 - 1, y1 - 1), colour, thickness)
+    return drawn_on
 
 
 def _verdict(box: Box | None, truths: list[Box] | None) -> str:
@@ -194,30 +189,3 @@ def _verdict(box: Box | None, truths: list[Box] | None) -> str:
     if not truths:
         return ""
     return f"IoU {boxes.iou(np.array([box]), np.array(truths)).max():.2f}"
-
-
-def _captions() -> Pixels:
-    return _write(_blank(2 * _LINE_PX), CAPTIONS, y=_LINE_PX // 2, font_px=16, colour=_TEXT)
-
-
-def _left(column: int) -> int:
-    return _GAP_PX + column * (_PANEL_PX[1] + _GAP_PX)
-
-
-def _blank(height: int) -> Pixels:
-    return np.full((height, _left(len(CAPTIONS)), 3), _PAPER, np.uint8)
-
-
-def _write(
-    band: Pixels, texts: Sequence[str], *, y: int, font_px: int, colour: tuple[int, int, int]
-) -> Pixels:
-    """The band with a text at the left of each panel, cut to the panel's width."""
-    page = Image.fromarray(band)
-    draw = ImageDraw.Draw(page)
-    font = ImageFont.load_default(font_px)
-    for column, text in enumerate(texts):
-        text = names.printable(text)[: _PANEL_PX[1]]
-        while draw.textlength(text, font) > _PANEL_PX[1]:
-            text = text[:-2].rstrip("…") + "…"
-        draw.text((_left(column), y + 2), text, fill=colour, font=font)
-    return np.asarray(page)

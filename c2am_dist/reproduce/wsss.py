@@ -16,7 +16,7 @@ from c2am_dist.config import (
     TrainConfig,
 )
 from c2am_dist.config.reproduce_masks import WsssConfig
-from c2am_dist.evaluation.masks import evaluate_masks
+from c2am_dist.evaluation.masks import BASELINE, evaluate_masks
 from c2am_dist.labeling.job import label
 from c2am_dist.refinement.job import refine
 from c2am_dist.reproduce import wsss_table
@@ -81,7 +81,7 @@ def _best_threshold(config: WsssConfig, name: str, maps: str) -> float:
     for threshold in config.thresholds:
         row = Row(name)
         masks = _refine(config, row, maps, None, threshold)
-        scores[threshold] = _evaluate(config, _name(row, threshold), masks)["miou"]
+        scores[threshold] = float(_evaluate(config, _name(row, threshold), masks)["miou"])
     return max(scores, key=lambda threshold: scores[threshold])
 
 
@@ -130,9 +130,10 @@ def _fit(config: WsssConfig, method: Method, cues: str = "") -> str:
 
 
 def _evaluate(config: WsssConfig, name: str, masks: str, baseline: str = "") -> dict[str, Any]:
+    """The figures of masks, and those of each class under ``classes``."""
     output = _join(config, f"metrics/{name}.json")
     _step("evaluate", output)
-    return evaluate_masks(
+    found = evaluate_masks(
         EvaluateMasksConfig(
             masks=(masks,),
             annotations=config.val,
@@ -141,6 +142,9 @@ def _evaluate(config: WsssConfig, name: str, masks: str, baseline: str = "") -> 
             baseline=(baseline,) if baseline else (),
         )
     )
+    (own,) = (figures for method, figures in found.items() if method != BASELINE)
+    by_class = storage.read_json(output.removesuffix(".json") + ".classes.json")
+    return own | {"classes": by_class["classes"]}
 
 
 def _join(config: WsssConfig, name: str) -> str:

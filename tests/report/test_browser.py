@@ -5,9 +5,13 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from c2am_dist.method import images
 from c2am_dist.report import write_report
+from tests.labeled import picture
+from tests.masked import Masked, masked, shape, write_masks
 from tests.report import sets
 from tests.report.sets import write_set
 
@@ -349,3 +353,102 @@ def test_it_works_over_http_too(page: Page, folder: Path, seen: Seen):
         assert ids(page)[0] == image(0)
         server.shutdown()
     assert not seen.wrong
+
+
+# Pseudo masks and class maps
+
+SIZE = (40, 60)
+CAT, DOG = 8, 12
+
+
+@pytest.fixture
+def of_masks(page: Page, tmp_path: Path, seen: Seen) -> Iterator[Page]:
+    """A report of four pseudo masks, three of them beside a known one."""
+    found = {
+        "right": masked(shape(SIZE, CAT), shape(SIZE, CAT)),
+        "moved": masked(shape(SIZE, DOG, moved=15), shape(SIZE, DOG)),
+        "empty": masked(np.zeros(SIZE, np.uint8), shape(SIZE, CAT)),
+        "broken": Masked(picture(SIZE), np.zeros(SIZE, np.uint8), error="no map"),
+    }
+    made = write_masks(tmp_path, found)
+    inputs = {"labels": list(made["labels"]), "images": list(made["images"])}
+    write_report(str(tmp_path / "report"), **inputs)
+    page.goto((tmp_path / "report" / "index.html").as_uri())
+    yield page
+    assert not seen.wrong
+
+
+def test_masks_lie_over_their_image_and_known_ones_beside_it(of_masks: Page):
+    card = of_masks.locator("#cards .card").first
+    over, beside = card.locator(".stack").all()
+    for stack in (over, beside):
+        assert stack.locator("img.mask").bounding_box() == stack.bounding_box()
+    first, second = over.bounding_box(), beside.bounding_box()
+    assert first and second and second["x"] > first["x"] + first["width"]
+    size = "async (i) => { await i.decode(); return [i.naturalHeight, i.naturalWidth] }"
+    assert over.locator("img.mask").evaluate(size) == list(SIZE)
+    assert ids(of_masks) == ["right", "moved", "empty", "broken"]
+    expect(card).to_contain_text("mean IoU 1.00 · cat")
+    expect(of_masks.locator("#cards .card").nth(2)).to_contain_text("all background")
+    boxes = [each.bounding_box() for each in of_masks.locator("#cards .frame").all()]
+    widths = [box["width"] for box in boxes if box]
+    assert len(widths) == 8, "a card without known mask is as the others"
+    assert max(widths) - min(widths) < 1
+
+
+def test_masks_can_be_switched_ordered_and_filtered(of_masks: Page):
+    of_masks.get_by_label("annotated mask").uncheck()
+    assert of_masks.locator("#cards .frame").count() == 4
+    of_masks.get_by_role("checkbox", name="pseudo mask").uncheck()
+    assert of_masks.locator("#cards img.mask").count() == 0
+    of_masks.get_by_role("combobox", name="Order").select_option("worst")
+    assert ids(of_masks) == ["broken", "empty", "moved", "right"]
+    of_masks.get_by_label("Name or class").fill("dog")
+    assert ids(of_masks) == ["moved"]
+    of_masks.get_by_role("button", name="Reset").click()
+    of_masks.get_by_label("Show").select_option("boxless")
+    assert ids(of_masks) == ["empty"]
+    assert of_masks.locator("option[value=uncertain]").is_disabled()
+    assert of_masks.get_by_role("group", name="Confidence").is_hidden()
+
+
+def test_an_image_with_a_mask_opens_by_keyboard(of_masks: Page):
+    of_masks.locator("#cards .card").first.focus()
+    of_masks.keyboard.press("Enter")
+    dialog = of_masks.get_by_role("dialog")
+    captions = dialog.locator("figcaption").all_inner_texts()
+    assert captions == ["image", "pseudo mask over the image", "pseudo mask", "annotated mask"]
+    assert "cat 25.0 %" in dialog.locator("dl").inner_text()
+    of_masks.keyboard.press("ArrowRight")
+    expect(of_masks.get_by_role("heading", level=3)).to_have_text("moved")
+    for _ in range(2):
+        of_masks.keyboard.press("ArrowRight")
+    assert "no map" in dialog.inner_text() and dialog.locator("figure").count() == 1
+    of_masks.keyboard.press("Escape")
+    legend = of_masks.get_by_role("list", name="Colours of the classes")
+    assert legend.get_by_role("listitem").all_inner_texts() == ["cat", "dog"]
+
+
+@pytest.mark.parametrize("width", [360, 1200])
+def test_masks_fit_the_page(of_masks: Page, width: int):
+    of_masks.set_viewport_size({"width": width, "height": 740})
+    assert of_masks.evaluate("document.documentElement.scrollWidth") <= width
+
+
+def test_class_maps_are_painted_in_the_colour_of_their_class(
+    page: Page, tmp_path: Path, seen: Seen
+):
+    maps = [{"class_name": "dog", "map": images.encode_png16(np.ones((4, 4), np.float32))}]
+    change = {"class_maps": maps, "activation_map": None}
+    made = write_set(tmp_path, 2, label=lambda row: row | change)
+    write_report(str(tmp_path / "report.html"), labels=[made.labels], images=[made.images])
+    page.goto((tmp_path / "report.html").as_uri())
+    painted = page.locator("#cards canvas.classmap")
+    assert painted.count() == 2 and page.get_by_label("class maps").is_checked()
+    colour = "c => [...c.getContext('2d').getImageData(1, 1, 1, 1).data]"
+    assert painted.first.evaluate(colour) == [64, 0, 128, 255]
+    page.locator("#cards .card").first.click()
+    assert "map of dog" in page.get_by_role("dialog").inner_text()
+    page.keyboard.press("Escape")
+    page.get_by_label("class maps").uncheck()
+    assert painted.count() == 0 and not seen.wrong

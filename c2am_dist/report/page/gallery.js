@@ -156,10 +156,13 @@ function factsOf(row) {
 
 function card(row, has) {
   const facts = factsOf(row);
-  const frame = (layers) => element("span", { class: "frame" }, stack(row, layers));
-  const beside = has.truth && row.truth ? [frame({ truth: true })] : [];
+  const frame = (content) => element("span", { class: "frame" }, content);
+  // Each card has both halves, so that all are of one size.
+  const beside = has.truth ? [frame(row.truth ? stack(row, { truth: true })
+    : element("span", { class: "none" }, "no annotated mask"))] : [];
   const button = element("button", { type: "button", class: "card", tabindex: "-1" },
-    element("span", { class: "frames" }, frame({ ...has, truth: false }), ...beside),
+    element("span", { class: "frames" }, frame(stack(row, { ...has, truth: false })),
+      ...beside),
     element("span", { class: "caption" }, element("b", {}, row.image_id), " ",
       row.label === null || row.found ? "" : `${row.label} · `, facts));
   return element("li", {}, button);
