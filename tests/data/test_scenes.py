@@ -3,10 +3,14 @@
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 
+from c2am_dist.config import PrepareConfig
 from c2am_dist.data import scenes
 from c2am_dist.data.formats.pascal import parse_xml
+from c2am_dist.data.prepare import write_shard
+from c2am_dist.data.shard_plan import plan
 from c2am_dist.method import images
 from c2am_dist.method.label_maps import palette
 
@@ -94,3 +98,22 @@ def test_the_same_arguments_write_the_same_scenes(tmp_path: Path):
     assert files(tmp_path / "a") != files(tmp_path / "c")
     with pytest.raises(FileExistsError, match="JPEGImages"):
         scenes.write_voc_scenes(tmp_path / "a", num_train=1, num_val=1)
+
+
+@pytest.mark.parametrize("has_boxes", [True, False])
+def test_scenes_become_shards_whose_labels_are_their_classes(tmp_path: Path, has_boxes: bool):
+    root, output = tmp_path / "set", tmp_path / "out"
+    scenes.write_voc_scenes(root, num_train=8, num_val=2, seed=2, size_px=48)
+    if not has_boxes:  # the masks' ids and classes.txt tell them, too
+        for path in (root / "Annotations").iterdir():
+            path.unlink()
+    config = PrepareConfig(input=(str(root),), output=str(output), format="voc", split="train")
+    (shard,) = plan(config).shards
+    assert write_shard(shard).errors == ()
+    rows = pq.read_table(output / "shard-00000-of-00001.parquet").to_pylist()
+    assert len(rows) == 8
+    for row in rows:
+        scene = scenes.draw_scene(2, int(row["image_id"]), size_px=48)
+        assert row["labels"] == sorted({scenes.CLASSES[i - 1] for i, _ in scene.objects})
+        assert (row["boxes"] is not None) == has_boxes
+        np.testing.assert_array_equal(images.decode_mask(row["mask"]), scenes.outlined(scene, 1))

@@ -8,7 +8,10 @@ import pytest
 from PIL import Image
 
 from c2am_dist.data.formats import Blob, Boxes, Item
+from c2am_dist.data.formats.regions import pack
 from c2am_dist.data.prepare import make_row
+from c2am_dist.method import images
+from c2am_dist.method.label_maps import VOC, encode_mask, from_names, palette
 from tests.images import encoded, noise
 
 
@@ -99,10 +102,95 @@ def test_other_masks_become_png_of_ids():
     ("mask", "reason"),
     [
         (b"", "mask: empty file"),
-        (encoded(noise((40, 30)), "PNG"), "mask: a mask has one 8-bit channel"),
+        (
+            encoded(noise((40, 30)), "PNG"),
+            "mask: a mask has one 8-bit channel, this is PNG RGB: co",
+        ),
+        (
+            encoded(Image.new("RGB", (40, 30), (1, 1, 1)), "PNG"),
+            r"colour \(1, 1, 1\) is none of VOC",
+        ),
+        (encoded(noise((40, 30), "RGBA"), "PNG"), "this is PNG RGBA"),
+        (encoded(noise((40, 30))), "this is JPEG RGB"),
         (encoded(noise((30, 40), "L"), "PNG"), "mask: 30x40, but the image is 40x30"),
     ],
 )
 def test_a_mask_that_does_not_fit_is_an_error(mask: bytes, reason: str):
     with pytest.raises(ValueError, match=reason):
         make(encoded(noise((40, 30))), mask)
+
+
+JPEG = encoded(noise((40, 30)))
+DOG_AND_CAT = Boxes(((1, 1, 9, 9), (3, 3, 9, 9), (5, 5, 20, 20)), ("dog", "cat", "dog"))
+
+
+def ids(*class_ids: int) -> np.ndarray:
+    """A mask of 40x30 that holds these in equal parts."""
+    return np.repeat(np.array(class_ids, np.uint8), 1200 // len(class_ids)).reshape(30, 40)
+
+
+@pytest.mark.parametrize(
+    ("known", "labels", "label"),
+    [
+        ({}, None, None),
+        ({"boxes": Boxes((), ())}, [], None),  # known to hold none
+        ({"boxes": DOG_AND_CAT}, ["cat", "dog"], None),
+        ({"boxes": Boxes(((1, 1, 9, 9),), ("dog",))}, ["dog"], "dog"),
+        ({"boxes": Boxes(((1, 1, 9, 9), (2, 2, 9, 9)), ("dog", None))}, None, "dog"),
+        ({"label": "cat"}, ["cat"], "cat"),
+        ({"label": "cat", "boxes": Boxes(((1, 1, 9, 9),), (None,))}, ["cat"], "cat"),
+        ({"label": "cat", "boxes": Boxes(((1, 1, 9, 9),), ("dog",))}, ["cat", "dog"], "cat"),
+        (
+            {"boxes": DOG_AND_CAT, "classes": ("person", "dog", "cat")},
+            ["cat", "dog", "person"],
+            None,
+        ),
+        ({"boxes": Boxes((), ()), "classes": ("person",)}, ["person"], "person"),  # a crowd
+    ],
+)
+def test_labels_are_all_classes_that_are_known(known: dict, labels: list | None, label: str | None):
+    row = make(JPEG, **known)
+    assert (row["labels"], row["label"]) == (labels, label)
+
+
+@pytest.mark.parametrize(
+    ("mask", "label_map", "labels"),
+    [
+        (ids(0, 15, 255, 12), VOC, ["dog", "person"]),
+        (ids(0, 8, 8, 8), VOC, ["cat"]),
+        (ids(0, 255), VOC, []),
+        (ids(0, 21), VOC, None),  # not VOC's after all
+        (ids(2, 0), from_names(["cat", "polar bear"]), ["polar bear"]),
+        (ids(1, 2), None, None),
+    ],
+)
+def test_a_mask_tells_the_classes_where_no_boxes_do(mask: np.ndarray, label_map, labels):
+    row = make(JPEG, encode_mask(mask), mask_labels=label_map)
+    assert row["labels"] == labels
+    assert row["label"] == (labels[0] if labels and len(labels) == 1 else None)
+    boxed = make(JPEG, encode_mask(mask), mask_labels=label_map, boxes=DOG_AND_CAT)
+    assert boxed["labels"] == ["cat", "dog"]
+
+
+def test_a_mask_in_voc_s_colours_becomes_ids():
+    mask = ids(0, 1, 15, 20, 255, 0)
+    coloured = encoded(Image.fromarray(palette()[mask]), "PNG")
+    stored = make(JPEG, coloured)["mask"]
+    assert stored != coloured
+    np.testing.assert_array_equal(images.decode_mask(stored), mask)
+    np.testing.assert_array_equal(images.decode_mask(coloured), mask)
+    beyond = encoded(Image.fromarray(palette()[ids(0, 21)]), "PNG")
+    with pytest.raises(ValueError, match=r"mask: .* is none of VOC's; save ids as a grayscale PNG"):
+        make(JPEG, beyond)
+
+
+def test_a_drawn_mask_is_a_png_of_category_ids_at_the_image_s_size():
+    polygon = [[10, 5, 20, 5, 20, 15, 10, 15]]
+    annotation = {"id": 3, "category_id": 90, "bbox": [10, 5, 10, 10], "segmentation": polygon}
+    item = Item("x", Blob("x.jpg", 1), mask=pack([annotation], (40.0, 30.0)))
+    drawn = images.decode_mask(make_row(item, JPEG)["mask"])
+    assert drawn.shape == (30, 40) and set(np.unique(drawn)) == {0, 90}
+    assert (drawn[6:15, 11:20] == 90).all()
+    broken = Item("x", Blob("x.jpg", 1), mask=pack([{**annotation, "segmentation": [[1]]}], None))
+    with pytest.raises(ValueError, match="mask: annotation 3: a polygon has"):
+        make_row(broken, JPEG)

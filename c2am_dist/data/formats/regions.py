@@ -92,8 +92,8 @@ def _region(segmentation: Any, size: tuple[int, int], scale: tuple[float, float]
 
     polygons = [_points(polygon, size, scale).ravel().tolist() for polygon in segmentation]
     drawn = coco_mask.merge(coco_mask.frPyObjects(polygons, *size))
-    # Its own decode warns about numpy 2.
-    return _run_lengths({"size": list(size), "counts": drawn["counts"].decode()}, size)
+    counts = drawn["counts"].decode()  # type: ignore  # bytes, whatever the stubs say
+    return _run_lengths({"size": list(size), "counts": counts}, size)  # decode() warns: numpy 2
 
 
 def _points(polygon: list[Any], size: tuple[int, int], scale: tuple[float, float]) -> Array:

@@ -2,9 +2,15 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from c2am_dist import storage
+from c2am_dist.data.formats import Blob, BoxFile
 from c2am_dist.data.formats.yolo import parse_txt
+from c2am_dist.data.prepare import make_row
+from c2am_dist.method import images
+from c2am_dist.method.label_maps import COCO
 from tests.data.formats.layouts import JPEG, boxes_of, image_bytes, listing
 from tests.files import lay_out
 
@@ -40,6 +46,24 @@ def test_yolo_boxes_and_names_may_lie_elsewhere(tmp_path: Path, shared: Path):
         assert boxes[0] == [1, 187, 613, 474]
         assert labels[:2] == ["bowl", "bowl"]
         assert items["000000000009"].mask is not None
+
+
+def test_yolo_takes_masks_of_coco_s_ids_from_a_folder(shared: Path):
+    coco = shared / "data/coco128"
+    options = {"annotations": str(coco / "yolo_boxes"), "masks": str(coco / "masks")}
+    items = listing(coco, "yolo", **options)
+    assert len(items) == 100
+    for image_id, item in items.items():
+        assert isinstance(item.mask, Blob)
+        assert item.mask.uri == f"{coco}/masks/{image_id}.png"
+    item = items["000000000009"]
+    assert isinstance(item.boxes, BoxFile) and isinstance(item.mask, Blob)
+    files = [storage.read_bytes(blob.uri) for blob in (item.image, item.mask, item.boxes.blob)]
+    row = make_row(item, *files)
+    assert row["labels"] == ["bowl", "broccoli", "orange"]
+    assert row["mask"] == files[1]
+    published = set(np.unique(images.decode_mask(row["mask"])).tolist())
+    assert {COCO.published_ids[COCO.id_of(name)] for name in row["labels"]} <= published
 
 
 def test_yolo_without_text_files_says_so(tmp_path: Path):
