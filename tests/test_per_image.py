@@ -270,3 +270,15 @@ def test_methods_that_read_stages_refuse_other_encoders(method: Method):
 def test_sipe_refuses_other_strides():
     with pytest.raises(ValueError, match=r"model\.output_stride must be 16 with sipe, got 32"):
         config_of("sipe", **{"model.output_stride": 32})
+
+
+@pytest.mark.parametrize("method", ["cam", "sipe", "saliency"])
+def test_a_step_never_waits_for_the_device(method: Method):
+    """On the meta device there is nothing to wait for: it would raise."""
+    config, whole = config_of(method), whole_batch(method=method)
+    names = ("images", "labels", "cues", "is_known")
+    batch = dataclasses.replace(whole, **{n: getattr(whole, n).to("meta") for n in names})
+    with torch.device("meta"):
+        model = METHODS[method].build(config, num_classes=NUM_CLASSES).to("meta").double()
+    step = step_of(config, model.train(), batch)
+    assert step["term loss"].is_meta

@@ -36,6 +36,7 @@ def _shared(base: TrainConfig) -> Shared:
         has_weights=False,
         weights_sha256="",
         boxes=NOTHING,
+        cues=NOTHING,
     )
     return Shared(
         trials={trial.name: trial for trial in trials},

@@ -75,6 +75,8 @@ def log_rows(folder: Path, tracker: str, rows: list[dict[str, Any]], start_step:
         weights_sha256="",
         boxes=None,  # type: ignore
         boxes_sha256="",
+        cues=None,  # type: ignore
+        cues_sha256="",
     )
     log = RunLog(job, start_step)
     try:
