@@ -25,6 +25,8 @@ from c2am_dist.method.weights import read_state_dict
 FORMAT = 1
 """Raised whenever the content changes meaning; see CHANGELOG.md."""
 METHODS: tuple[str, ...] = get_args(Method)
+WITH_CLASSES = ("classifier", "cam", "bridging", "sipe")
+"""Methods whose checkpoints name the classes of their outputs."""
 _STEP = re.compile(r"/step-(\d{8,12})/manifest\.json$")
 _MAX_CROP_PX = 10_000  # of 100 megapixels, as large as images may be
 
@@ -38,7 +40,7 @@ class Checkpoint:
     """What a run needs to go on, and labeling to use its model."""
 
     method: str
-    """``c2am``, ``classifier``, ``bridging`` or ``psol``."""
+    """How it was trained: config.Method, or ``encoder`` of weights from elsewhere."""
     encoder: str
     """Encoder architecture, such as ``resnet18``."""
     model: dict[str, Tensor]
@@ -49,7 +51,7 @@ class Checkpoint:
     total_steps: int
     """Length of the schedule."""
     classes: list[str]
-    """A classifier's classes in order of its outputs; empty for C2AM and PSOL."""
+    """A classifier's classes in order of its outputs; empty for methods that know none."""
     polarity: str
     """What raw P highlights: ``foreground`` or ``background``; empty but for C2AM."""
     polarity_margin: float
@@ -66,6 +68,8 @@ class Checkpoint:
     """Pixels a cell of the feature map spans. Checkpoints that lack it have 16."""
     boxes_sha256: str = ""
     """Digest of the pseudo boxes PSOL was trained on (pseudo_boxes.PseudoBoxes)."""
+    cues_sha256: str = ""
+    """Digest of the label files whose background cues it was trained on (cue_sets.CueSets)."""
     package_version: str = __version__
 
 
@@ -78,7 +82,7 @@ def save(uri: str, checkpoint: Checkpoint) -> str:
     sha256 = hashlib.sha256(data).hexdigest()
     storage.write_bytes(storage.join(uri, "checkpoint.pt"), data)
     described = ("method", "encoder", "output_stride", "step", "total_steps")
-    described += ("polarity", "polarity_margin", "boxes_sha256")
+    described += ("polarity", "polarity_margin", "boxes_sha256", "cues_sha256")
     manifest = {
         "format": FORMAT,
         "sha256": sha256,
@@ -137,7 +141,7 @@ def _checked(fields: Mapping[str, Any]) -> Checkpoint:
         raise TypeError("model holds more than named tensors")
     if found.method not in METHODS:
         raise ValueError(f"method is {found.method!r:.100}, not one of {', '.join(METHODS)}")
-    if found.method in ("classifier", "bridging") and not found.classes:
+    if found.method in WITH_CLASSES and not found.classes:
         raise ValueError(f"a {found.method} without classes")
     if not all(isinstance(name, str) for name in found.classes):
         raise TypeError("classes holds more than names")

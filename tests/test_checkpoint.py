@@ -102,7 +102,7 @@ def _save_raw(folder: Path, fields: dict[str, object]) -> str:
 def test_an_older_checkpoint_has_the_stride_there_was(tmp_path: Path):
     saved = _checkpoint()
     fields = {f.name: getattr(saved, f.name) for f in dataclasses.fields(saved)}
-    del fields["output_stride"], fields["boxes_sha256"]
+    del fields["output_stride"], fields["boxes_sha256"], fields["cues_sha256"]
     loaded, _ = checkpoint.load(_save_raw(tmp_path, fields))
     assert (loaded.output_stride, loaded.boxes_sha256) == (16, "")
 
@@ -110,7 +110,8 @@ def test_an_older_checkpoint_has_the_stride_there_was(tmp_path: Path):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"method": "sipe"}, "method is 'sipe', not one of c2am, classifier, bridging, psol"),
+        ({"method": "dream"}, "method is 'dream', not one of c2am, classifier, cam, bridging"),
+        ({"method": "sipe", "classes": []}, "a sipe without classes"),
         ({"method": "bridging", "classes": []}, "a bridging without classes"),
         ({"method": "classifier", "classes": [1, 2]}, "classes holds more than names"),
         ({"output_stride": 7}, "output_stride is 7"),

@@ -1,6 +1,7 @@
 """What the methods whose loss is a mean over images owe the global batch."""
 
 import contextlib
+import dataclasses
 import multiprocessing
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,8 @@ from c2am_dist.training.methods import METHODS
 
 torch.set_num_threads(1)
 NUM_IMAGES, NUM_CLASSES, SIZE_PX = 8, 3, 32
-PER_IMAGE: tuple[Method, ...] = ("classifier", "bridging", "psol")
+ANY_ENCODER: tuple[Method, ...] = ("classifier", "cam", "bridging", "psol")
+PER_IMAGE: tuple[Method, ...] = (*ANY_ENCODER, "sipe", "saliency")
 STEP, TOTAL_STEPS = 4, 7
 """Right after a warm-up of 2 / 7 of the steps."""
 
@@ -40,14 +42,20 @@ def config_of(method: Method, **changes: Any) -> TrainConfig:
     return override(TrainConfig(), values | changes)
 
 
-def whole_batch(step: int = STEP) -> Batch:
+def whole_batch(step: int = STEP, *, method: Method = "classifier") -> Batch:
     torch.manual_seed(1)
     corner = torch.rand(NUM_IMAGES, 2, dtype=torch.float64) / 2
+    images = torch.randn(NUM_IMAGES, 3, SIZE_PX, SIZE_PX, dtype=torch.float64)
+    numbers = torch.arange(NUM_IMAGES)
+    several = (torch.rand(NUM_IMAGES, NUM_CLASSES) > 0.4).to(torch.int8)
+    several[6:] = 0  # of three workers, all that the last one has
     return Batch(
-        images=torch.randn(NUM_IMAGES, 3, SIZE_PX, SIZE_PX, dtype=torch.float64),
-        labels=torch.arange(NUM_IMAGES) % NUM_CLASSES,
+        images=images,
+        labels=several if method in ("cam", "sipe") else numbers % NUM_CLASSES,
         boxes=torch.cat([corner, corner / 2 + 0.2], dim=1),
-        is_visible=torch.arange(NUM_IMAGES) != 2,
+        is_visible=numbers != 2,
+        cues=torch.rand(NUM_IMAGES, SIZE_PX // 4, SIZE_PX // 4, dtype=torch.float64),
+        is_known=numbers < 6,
         step=step,
         total_steps=TOTAL_STEPS,
     )
@@ -59,8 +67,11 @@ def model_of(config: TrainConfig, *, is_frozen: bool) -> nn.Module:
     if is_frozen:
         with torch.no_grad():  # statistics as a checkpoint's would be
             for _ in range(2):
-                model(torch.randn(4, 3, SIZE_PX, SIZE_PX, dtype=torch.float64))
+                model.encoder(torch.randn(4, 3, SIZE_PX, SIZE_PX, dtype=torch.float64))
         freeze_norm(model.encoder)
+        for module in model.modules():
+            if isinstance(module, nn.BatchNorm2d):  # the head's
+                module.eval()
     return convert_sync_batchnorm(model)
 
 
@@ -86,13 +97,14 @@ def test_shares_of_simulated_workers_average_to_the_whole(
 ):
     config = config_of(method)
     model = model_of(config, is_frozen=True)
-    expected = step_of(config, model, whole_batch())
+    batch = whole_batch(method=method)
+    expected = step_of(config, model, batch)
     monkeypatch.setattr(per_image, "num_workers", lambda: num_workers)
     model.zero_grad()
     sizes = part_sizes(NUM_IMAGES, num_workers)
     terms: dict[str, Tensor] = {}
     for rank in range(num_workers):
-        part = part_of(whole_batch(), rank, sizes)
+        part = part_of(batch, rank, sizes)
         found = step_of(config, model, part)  # gradients add up in the model
         for name in (name for name in found if name.startswith("term")):
             terms[name] = terms.get(name, torch.tensor(0.0)) + found[name] / num_workers
@@ -103,23 +115,17 @@ def test_shares_of_simulated_workers_average_to_the_whole(
 def part_of(batch: Batch, rank: int, sizes: list[int]) -> Batch:
     """What the loop would hand to a worker."""
     own = slice(sum(sizes[:rank]), sum(sizes[: rank + 1]))
-    assert batch.labels is not None and batch.boxes is not None and batch.is_visible is not None
-    return Batch(
-        images=batch.images[own],
-        labels=batch.labels[own],
-        boxes=batch.boxes[own],
-        is_visible=batch.is_visible[own],
-        step=batch.step,
-        total_steps=batch.total_steps,
-        row_offset=own.start,
-    )
+    names = ("images", "labels", "boxes", "is_visible", "cues", "is_known")
+    cut = {name: getattr(batch, name)[own] for name in names}
+    return dataclasses.replace(batch, row_offset=own.start, **cut)
 
 
 @pytest.mark.parametrize("method", PER_IMAGE)
 def test_micro_batches_add_up_to_the_whole(method: Method):
     whole, cut = config_of(method), config_of(method, **{"optim.accumulation": 3})
     one, other = (model_of(config, is_frozen=True) for config in (whole, cut))
-    assert_close(step_of(cut, other, whole_batch()), step_of(whole, one, whole_batch()), 1e-9)
+    batch = whole_batch(method=method)
+    assert_close(step_of(cut, other, batch), step_of(whole, one, batch), 1e-9)
 
 
 def work(rank: int, world: int, folder: str) -> None:
@@ -132,7 +138,7 @@ def work(rank: int, world: int, folder: str) -> None:
         for method in PER_IMAGE:
             config = config_of(method)
             model = DistributedDataParallel(model_of(config, is_frozen=False), bucket_cap_mb=4)
-            part = part_of(whole_batch(), rank, part_sizes(NUM_IMAGES, world))
+            part = part_of(whole_batch(method=method), rank, part_sizes(NUM_IMAGES, world))
             results[method] = step_of(config, model, part)
         torch.save(results, f"{folder}/{rank}.pt")
     finally:
@@ -146,7 +152,7 @@ def test_three_workers_with_synchronised_norms_agree_with_one(tmp_path: Path):
     results = [torch.load(tmp_path / f"{rank}.pt") for rank in range(3)]
     for method in PER_IMAGE:
         config = config_of(method)
-        alone = step_of(config, model_of(config, is_frozen=False), whole_batch())
+        alone = step_of(config, model_of(config, is_frozen=False), whole_batch(method=method))
         for result in results:
             gradients = {n: g for n, g in result[method].items() if not n.startswith("term")}
             expected = {n: g for n, g in alone.items() if not n.startswith("term")}
@@ -210,10 +216,57 @@ def test_a_box_that_the_view_does_not_show_is_not_learned():
 
 @pytest.mark.parametrize(("encoder", "stride"), [("resnet18", 32), ("vgg16", 8)])
 def test_every_method_builds_at_its_stride(encoder: str, stride: int):
-    for method in PER_IMAGE:
+    for method in ANY_ENCODER:
         config = config_of(method, **{"model.encoder": encoder, "model.output_stride": stride})
         with torch.device("meta"):
             model = METHODS[method].build(config, num_classes=2).to("meta")
             features = model.encoder(torch.empty(1, 3, 64, 64, device="meta"))
         assert features.shape[-1] == 64 // stride
         assert isinstance(model, BridgingClassifier) == (method == "bridging")
+
+
+def test_sipe_logs_what_its_loss_is_made_of():
+    batch = whole_batch(method="sipe")
+    terms = step_of(config_of("sipe"), model_of(config_of("sipe"), is_frozen=True), batch)
+    total = terms["term classification"] + terms["term consistency"]
+    torch.testing.assert_close(terms["term loss"], total)
+    assert terms["term consistency"] > 0 and 0 <= terms["term f1"] <= 1
+
+
+def test_an_image_without_a_cue_is_not_learned():
+    config, batch = config_of("saliency"), whole_batch()
+    assert batch.cues is not None
+    model = model_of(config, is_frozen=True)
+    other = batch.cues.clone()
+    other[6:] = 0
+    known = step_of(config, model, batch)["term loss"]
+    assert step_of(config, model, dataclasses.replace(batch, cues=other))["term loss"] == known
+    none = dataclasses.replace(batch, is_known=torch.zeros(NUM_IMAGES, dtype=torch.bool))
+    assert step_of(config, model, none)["term loss"] == 0
+
+
+def test_bright_cues_are_background():
+    config, batch = config_of("saliency"), whole_batch()
+    model = model_of(config, is_frozen=True)
+    with torch.no_grad():
+        model.predict.weight.zero_()
+        model.predict.bias.fill_(-5.0)  # background everywhere
+    cues = torch.ones(NUM_IMAGES, SIZE_PX // 4, SIZE_PX // 4, dtype=torch.float64)
+    low, high = (
+        step_of(config, model, dataclasses.replace(batch, cues=shown))["term loss"]
+        for shown in (cues, 0 * cues)
+    )
+    assert low < 0.01 < 1 < high
+
+
+@pytest.mark.parametrize("method", ["sipe", "saliency"])
+def test_methods_that_read_stages_refuse_other_encoders(method: Method):
+    with pytest.raises(ValueError, match=rf"model\.encoder must be a ResNet with {method}"):
+        config_of(method, **{"model.encoder": "vgg16"})
+    with pytest.raises(ValueError, match=rf"optim\.compile must be off with {method}"):
+        config_of(method, **{"optim.compile": True})
+
+
+def test_sipe_refuses_other_strides():
+    with pytest.raises(ValueError, match=r"model\.output_stride must be 16 with sipe, got 32"):
+        config_of("sipe", **{"model.output_stride": 32})

@@ -5,19 +5,27 @@ import math
 import shutil
 from pathlib import Path
 
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 
-from c2am_dist import checkpoint
+from c2am_dist import checkpoint, schema
 from c2am_dist.assumptions import PlanConfig
 from c2am_dist.config import TrainConfig, override, to_json
 from c2am_dist.data import synthetic
 from c2am_dist.forecast import Cluster
+from c2am_dist.labeling import models
+from c2am_dist.method.classifier import Classifier
 from c2am_dist.method.encoders import build_encoder
+from c2am_dist.method.saliency import SaliencyNet
+from c2am_dist.method.sipe_model import SipeClassifier
 from c2am_dist.training import dry_run, fit
 from c2am_dist.training.fit import refuse_other_config
 from c2am_dist.training.inputs import LastLayer, check_last_layer
 from tests.conftest import BASE
+from tests.cues import write_cues
 from tests.images import write_shards
 from tests.labeled import Labeled, picture, write_set
 
@@ -26,6 +34,19 @@ SMALL = {**BASE, "model.output_stride": 16}
 
 def rows_of(run: Path) -> list[dict[str, float]]:
     return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+
+
+def write_listed_shards(folder: Path, num_images: int) -> str:
+    """Shards whose images have two classes, one, or none at all."""
+    uri = write_shards(folder, num_images)
+    for path in sorted(folder.iterdir()):
+        table = pq.read_table(path)
+        classes = table["label"].to_pylist()
+        lists = [sorted({own, classes[0]}) if row % 4 else [] for row, own in enumerate(classes)]
+        column = pa.array(lists, schema.SHARD.field("labels").type)
+        place = table.column_names.index("labels")
+        pq.write_table(table.set_column(place, "labels", column), path, row_group_size=8)
+    return uri
 
 
 def interrupted(finished: Path, name: str) -> Path:
@@ -157,19 +178,132 @@ def test_psol_trains_on_the_boxes_of_a_label_set(tmp_path: Path, capfd: pytest.C
 
 
 @pytest.mark.usefixtures("ray_cluster")
+def test_cam_trains_a_classifier_of_several_classes_an_image(tmp_path: Path):
+    config = override(
+        TrainConfig(),
+        {
+            **SMALL,
+            "method": "cam",
+            "data.train": (write_listed_shards(tmp_path / "shards", 24),),
+            "optim.max_steps": 3,
+            "run.storage": str(tmp_path),
+            "run.name": "cam",
+        },
+    )
+    cluster = Cluster(num_machines=1, num_cpus=4)
+    assert str(dry_run(config, PlanConfig(), cluster)).startswith("cam: 24 images in 3 steps of 8")
+    run = fit(config).run
+    saved, _ = checkpoint.load(run)
+    assert (saved.method, saved.classes) == ("cam", sorted(synthetic.CLASSES))
+    assert isinstance(models.filled(saved, run), Classifier)
+    rows = rows_of(Path(run))
+    assert len(rows) == 3 and all(row["loss"] > 0 and 0 <= row["f1"] <= 1 for row in rows)
+
+
+@pytest.mark.usefixtures("ray_cluster")
+def test_sipe_on_two_workers_and_resumed_on_one_ends_in_the_same_weights(tmp_path: Path):
+    config = override(
+        TrainConfig(),
+        {
+            **SMALL,
+            "method": "sipe",
+            "data.train": (write_listed_shards(tmp_path / "shards", 24),),
+            "data.resize_px": 72,
+            "data.crop_px": 64,
+            "model.norm": "frozen",
+            "optim.max_gradient_norm": 0.1,
+            "run.storage": str(tmp_path),
+            "run.name": "two",
+        },
+    )
+    cluster = Cluster(num_machines=1, num_cpus=4)
+    assert str(dry_run(config, PlanConfig(), cluster)).startswith("two: 48 images in 6 steps of 8")
+    two = Path(fit(config).run)
+    saved, _ = checkpoint.load(str(two))
+    assert (saved.method, saved.classes) == ("sipe", sorted(synthetic.CLASSES))
+    assert isinstance(models.filled(saved, str(two)), SipeClassifier)
+    rows = rows_of(two)
+    for row in rows:
+        terms = row["classification"] + row["consistency"]
+        assert math.isclose(row["loss"], terms, rel_tol=1e-5) and row["consistency"] > 0
+
+    one = interrupted(two, "one")
+    fit(override(config, {"run.name": "one", "scaling.num_workers": 1}))
+    resumed, _ = checkpoint.load(str(one))
+    for name, tensor in saved.model.items():
+        torch.testing.assert_close(resumed.model[name], tensor, rtol=1e-3, atol=1e-3, msg=name)
+    for ours, theirs in zip(rows_of(one), rows, strict=True):
+        assert math.isclose(ours["loss"], theirs["loss"], rel_tol=1e-3)
+
+
+@pytest.mark.usefixtures("ray_cluster")
+def test_saliency_trains_on_the_cues_of_a_label_set(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+):
+    shards = write_shards(tmp_path / "shards", 24, broken={5: b"broken"})
+
+    def cue_of(image_id: str) -> np.ndarray | None:
+        return None if image_id == "image-0003" else np.full((16, 16), 0.75, np.float32)
+
+    config = override(
+        TrainConfig(),
+        {
+            **SMALL,
+            "method": "saliency",
+            "data.train": (shards,),
+            "data.cues": (write_cues(Path(shards), tmp_path / "cues", cue_of),),
+            "optim.lr": 1e-2,
+            "optim.max_steps": 4,
+            "run.checkpoint_every": 2,
+            "run.storage": str(tmp_path / "runs"),
+            "run.name": "saliency",
+        },
+    )
+    cluster = Cluster(num_machines=1, num_cpus=4)
+    text = str(dry_run(config, PlanConfig(), cluster))
+    assert text.startswith("saliency: 32 images in 4 steps of 8")
+    run = Path(fit(config).run)
+    told = "data.cues: 23 images have a cue; 1 have none and teach nothing"
+    assert told in capfd.readouterr().out
+    saved, _ = checkpoint.load(str(run))
+    assert (saved.method, saved.classes, len(saved.cues_sha256)) == ("saliency", [], 64)
+    assert isinstance(models.filled(saved, str(run)), SaliencyNet)
+    rows = rows_of(run)
+    assert len(rows) == 4 and all(0.4 < row["loss"] < 1.5 for row in rows)  # 0.56 at best, if known
+    assert sum(row["images_replaced"] for row in rows) >= 1  # an epoch shows every image
+
+    shutil.rmtree(tmp_path / "cues")
+    write_cues(Path(shards), tmp_path / "cues", lambda _: np.zeros((4, 4), np.float32))
+    shutil.rmtree(run / "checkpoint")
+    shutil.rmtree(run / "checkpoints" / "step-00000004")
+    with pytest.raises(ValueError, match=r"data\.cues: .* was trained on other cues"):
+        fit(config)
+
+
+@pytest.mark.usefixtures("ray_cluster")
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
+        ({"method": "cam"}, r"shard-00000\.parquet: image 'i0' without labels, one of 3"),
+        ({"method": "sipe"}, r"shard-00000\.parquet: image 'i0' without labels, one of 3"),
+        ({"method": "saliency"}, r"data\.cues must be given with saliency"),
+        ({"method": "saliency", "data.cues": ("nowhere",)}, r"nowhere"),
+        (
+            {"method": "saliency", "data.cues": ("LABELS",)},
+            r"labels: no image has a background cue",
+        ),
         ({"method": "bridging"}, r"shard-00000\.parquet: \d+ images without a label"),
         ({"method": "classifier"}, r"shard-00000\.parquet: \d+ images without a label"),
         ({"method": "psol"}, r"data\.boxes must be given with psol"),
         ({"method": "psol", "data.boxes": ("nowhere",)}, r"nowhere"),
     ],
 )
-def test_missing_labels_and_boxes_are_named_before_workers_start(
+def test_missing_labels_boxes_and_cues_are_named_before_workers_start(
     tmp_path: Path, changes: dict[str, object], message: str
 ):
     write_set(tmp_path, {f"i{n}": Labeled(picture()) for n in range(8)})
+    if changes.get("data.cues") == ("LABELS",):
+        changes = changes | {"data.cues": (str(tmp_path / "labels"),)}
     values = {"data.train": (str(tmp_path / "shards"),), "run.storage": str(tmp_path / "runs")}
     config = override(TrainConfig(), {**SMALL, **values, "run.name": "refused", **changes})
     with pytest.raises((ValueError, OSError), match=message):

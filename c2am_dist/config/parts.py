@@ -21,7 +21,7 @@ class DataConfig:
     pseudo box, and leaves out images without one."""
     cues: tuple[str, ...] = ()
     """Label sets (jobs/label.py --write-cues) of these images, for ``saliency``: it learns their
-    background cues, and leaves out images without one."""
+    background cues, and nothing from images without one."""
     limit: int | None = None
     """Use only this many images, spread evenly over the shards; all of them if unset."""
     resize_px: int = 256
@@ -65,7 +65,7 @@ class DataConfig:
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class ModelConfig:
     encoder: EncoderName = "resnet50"
-    """Architecture. ``bridging`` takes no DenseNet."""
+    """Architecture. ``bridging`` takes no DenseNet, ``sipe`` and ``saliency`` a ResNet."""
     output_stride: Literal[8, 16, 32] | None = None
     """Pixels a cell of the feature map spans. If unset, the method's published one: 16 for
     ``c2am`` and ``sipe``, which take no other, ``classifier`` and ``cam``, 8 for ``bridging``, 32

@@ -74,6 +74,8 @@ class TrainConfig:
             self._check_c2am()
         if self.method == "bridging":
             self._check_bridging()
+        if self.method in ("sipe", "saliency"):
+            self._check_staged()
         is_kept = self.model.last_layer == "weights"
         is_free = not is_kept or (self.needs_labels and self.model.weights != "none")
         what = "'new' with random weights, and with methods that know no classes"
@@ -104,6 +106,14 @@ class TrainConfig:
         require(has_blocks, "model.encoder", "a ResNet or vgg16 with bridging", self.model.encoder)
         # Its stages do not run as one module, which is what would be compiled.
         require(not self.optim.compile, "optim.compile", "off with bridging", True)
+
+    def _check_staged(self) -> None:
+        is_resnet = self.model.encoder.startswith("resnet")
+        require(is_resnet, "model.encoder", f"a ResNet with {self.method}", self.model.encoder)
+        is_published = self.method != "sipe" or self.model.output_stride in (None, 16)
+        require(is_published, "model.output_stride", "16 with sipe", self.model.output_stride)
+        # Their stages do not run as one module either.
+        require(not self.optim.compile, "optim.compile", f"off with {self.method}", True)
 
     @property
     def output_stride(self) -> int:

@@ -181,6 +181,49 @@ def classes_of(row_groups: Sequence[RowGroup]) -> list[str]:
     return found
 
 
+def classes_of_lists(row_groups: Sequence[RowGroup]) -> list[str]:
+    """The distinct entries of the shards' label lists, sorted: a multi-label classifier's outputs.
+
+    Raises:
+        ValueError: an image has no list, or one with a nameless class, the message names it and
+            its file; or no image has a class.
+    """
+    with ThreadPoolExecutor(16) as pool:
+        found = sorted(set().union(*pool.map(_listed_in, row_groups)))
+    if not found:
+        raise ValueError("data.train: no image has a class (column 'labels')")
+    return found
+
+
+def _listed_in(group: RowGroup) -> set[str]:
+    table = read(group, ["image_id", "labels"])
+    lists = table["labels"].combine_chunks()
+    if lists.null_count:
+        first = lists.is_null().index(True).as_py()
+        raise ValueError(
+            f"{group.uri}: image {table['image_id'][first].as_py()!r} without labels, "
+            f"one of {lists.null_count}"
+        )
+    names = set(lists.flatten().unique().to_pylist())
+    if None in names:
+        raise ValueError(f"{group.uri}: a class in column 'labels' has no name")
+    return names
+
+
+def count_nulls(uri: str, column: str, expected: pa.Schema = schema.SHARD) -> int:
+    """The nulls in a column, from the file's footer; it is read only where that does not say."""
+    metadata, arrow_schema = _footer(uri)
+    check_columns(uri, arrow_schema, [column], expected)
+    paths = [metadata.schema.column(i).path for i in range(metadata.num_columns)]
+    number = 0
+    for index in range(metadata.num_row_groups):
+        found = metadata.row_group(index).column(paths.index(column)).statistics
+        if found is None or not found.has_null_count:
+            return read_whole(uri, [column], expected)[column].null_count
+        number += found.null_count
+    return number
+
+
 def _labels_in(group: RowGroup) -> set[str]:
     labels = read(group, ["label"])["label"]
     if labels.null_count:

@@ -23,6 +23,7 @@ from ray.data import DataIterator, Dataset, TaskPoolStrategy
 
 from c2am_dist.config import DataConfig
 from c2am_dist.data import decode, placement, plan, shards
+from c2am_dist.data.cue_sets import CueSets
 from c2am_dist.data.decode import StoredBoxes
 from c2am_dist.data.pseudo_boxes import PseudoBoxes
 from c2am_dist.data.shards import RowGroup
@@ -46,11 +47,16 @@ class Part:
     is_replaced: np.ndarray
     """bool, n: could not be decoded, and another image of the part stands in."""
     labels: np.ndarray | None
-    """int64, n: indices into the run's classes, where it has any."""
+    """int64, n: indices into the run's classes, where it has any; where images have several,
+    int8, n K: 1 for each class in the image, else 0."""
     boxes: np.ndarray | None = None
     """float32, n 4: each image's pseudo box as the view shows it, relative (see views)."""
     is_visible: np.ndarray | None = None
     """bool, n: whether the view shows it at all."""
+    cues: np.ndarray | None = None
+    """uint8, n q q: each image's background cue as the view shows it (see decode.Views)."""
+    is_known: np.ndarray | None = None
+    """bool, n: whether there is one."""
 
 
 def parts(
@@ -63,11 +69,14 @@ def parts(
     start_step: int,
     total_steps: int,
     classes: Sequence[str] = (),
+    label_column: str = "label",
     boxes: PseudoBoxes | None = None,
+    cues: CueSets | None = None,
 ) -> Dataset:
     """The stream of a run from ``start_step`` on, to be split equally over ``num_workers``.
 
-    Read its rows by :func:`worker_parts`.
+    Read its rows by :func:`worker_parts`. Of the shards' columns ``label_column`` is read where
+    there are ``classes``: ``label``, one an image, or ``labels``, all that are in it.
     """
     windows = plan.Windows(
         row_groups=row_groups,
@@ -77,10 +86,10 @@ def parts(
         total_steps=total_steps,
         shuffle_images=data.shuffle_images,
     )
-    columns = ["image_id", "image", *(["label"] if classes else [])]
+    columns = ["image_id", "image", *([label_column] if classes else [])]
     part_sizes = plan.part_sizes(batch_size, num_workers)
     read = functools.partial(
-        _read_window, windows=windows, part_sizes=part_sizes, columns=columns, boxes=boxes
+        _read_window, windows=windows, part_sizes=part_sizes, columns=columns, beside=boxes or cues
     )
     cut = functools.partial(
         _cut_chunk, data=data, seed=seed, part_sizes=part_sizes, classes=tuple(classes)
@@ -123,11 +132,11 @@ def _read_window(
     windows: plan.Windows,
     part_sizes: Sequence[int],
     columns: Sequence[str],
-    boxes: PseudoBoxes | None,
+    beside: PseudoBoxes | CueSets | None,
 ) -> Iterator[pa.Table]:
     """The encoded images of a window in training order, whole parts to a chunk, one a table."""
     window = windows[batch["item"].item()]
-    read = shards.read if boxes is None else boxes.read
+    read = shards.read if beside is None else beside.read
     table = pa.concat_tables(read(group, columns) for group in window.row_groups)
     order = window.order(windows.seed)
     ends = np.cumsum([0, *list(part_sizes) * (len(order) // windows.batch_size)])
@@ -149,9 +158,9 @@ def _cut_chunk(
     """The parts of the chunk, decoded: a table of one row for each."""
     epoch, image_ids = chunk["epoch"][0].as_py(), chunk["image_id"][0].as_py()
     encoded = chunk["image"][0].values  # where they lie in the object store: 30 MB are not copied
-    index_of = {name: index for index, name in enumerate(classes)}
-    labels = np.array([index_of[name] for name in chunk["label"][0].as_py()]) if classes else None
+    labels = _label_numbers(chunk, classes) if classes else None
     boxes = _stored_boxes(chunk) if "box" in chunk.column_names else None
+    cues = chunk["background_cue"][0].values if "background_cue" in chunk.column_names else None
     start = 0
     for part in itertools.count(chunk["first_part"][0].as_py()):
         if start == len(image_ids):
@@ -165,6 +174,7 @@ def _cut_chunk(
             data=data,
             seed=seed,
             boxes=None if boxes is None else StoredBoxes(boxes.edges[own], boxes.sizes[own]),
+            cues=None if cues is None else cues[own],
         )
         columns = {
             "step": pa.array([step]),
@@ -172,12 +182,27 @@ def _cut_chunk(
             "is_replaced": pa.array([found.donors != np.arange(len(found.donors))]),
         }
         if labels is not None:
-            columns["label"] = pa.array([labels[own][found.donors]])
+            columns["label"] = decode.as_binary(labels[own][found.donors])
         if found.boxes is not None and found.is_visible is not None:
             columns["box"] = decode.as_binary(found.boxes)
             columns["is_visible"] = pa.array([found.is_visible])
+        if found.cues is not None and found.is_known is not None:
+            columns["cue"] = decode.as_binary(found.cues)
+            columns["is_known"] = pa.array([found.is_known])
         yield pa.table(columns)
         start = own.stop
+
+
+def _label_numbers(chunk: Any, classes: Sequence[str]) -> np.ndarray:
+    """The labels of a chunk's images as indices of classes, or rows of 1 and 0 (see Part)."""
+    index_of = {name: index for index, name in enumerate(classes)}
+    if "label" in chunk.column_names:
+        return np.array([index_of[name] for name in chunk["label"][0].as_py()], np.int64)
+    lists = chunk["labels"][0].as_py()
+    numbers = np.zeros((len(lists), len(classes)), np.int8)
+    for row, names in zip(numbers, lists, strict=True):
+        row[[index_of[name] for name in names]] = 1
+    return numbers
 
 
 def _stored_boxes(chunk: Any) -> StoredBoxes:
@@ -188,8 +213,17 @@ def _stored_boxes(chunk: Any) -> StoredBoxes:
     return StoredBoxes(edges, sizes)
 
 
-def worker_parts(shard: DataIterator, *, crop_px: int, prefetch: int = 2) -> Iterator[Part]:
-    """This worker's part of each global batch, as the split deals them."""
+def worker_parts(
+    shard: DataIterator, *, crop_px: int, prefetch: int = 2, num_classes: int | None = None
+) -> Iterator[Part]:
+    """This worker's part of each global batch, as the split deals them.
+
+    Args:
+        shard: what the split gave this worker.
+        crop_px: side of the images.
+        prefetch: parts to have waiting.
+        num_classes: given, an image may have several of so many, and labels are rows of 1 and 0.
+    """
     blocks: Any = shard.iter_batches(
         batch_size=cast(int, None),  # whole blocks
         batch_format="pyarrow",
@@ -201,9 +235,28 @@ def worker_parts(shard: DataIterator, *, crop_px: int, prefetch: int = 2) -> Ite
             step=block["step"][0].as_py(),
             images=pixels.reshape(-1, crop_px, crop_px, 3),
             is_replaced=np.array(block["is_replaced"][0].as_py()),
-            labels=np.array(block["label"][0].as_py()) if "label" in block.column_names else None,
+            labels=_labels(block, num_classes),
             **_boxes(block),
+            **_cues(block, crop_px),
         )
+
+
+def _labels(block: pa.Table, num_classes: int | None) -> np.ndarray | None:
+    if "label" not in block.column_names:
+        return None
+    data = block["label"][0].as_buffer()
+    if num_classes is None:
+        return np.frombuffer(data, np.int64)
+    return np.frombuffer(data, np.int8).reshape(-1, num_classes)
+
+
+def _cues(block: pa.Table, crop_px: int) -> dict[str, np.ndarray]:
+    """A part's ``cues`` and ``is_known``, where the run learns cues."""
+    if "cue" not in block.column_names:
+        return {}
+    side_px = -(-crop_px // decode.CUE_STEP)
+    cues = np.frombuffer(block["cue"][0].as_buffer(), np.uint8).reshape(-1, side_px, side_px)
+    return {"cues": cues, "is_known": np.array(block["is_known"][0].as_py())}
 
 
 def _boxes(block: pa.Table) -> dict[str, np.ndarray]:

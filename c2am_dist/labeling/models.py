@@ -214,7 +214,7 @@ def build(loaded: Checkpoint) -> Model:
     match loaded.method:
         case "c2am":
             return C2AM(encoder)
-        case "classifier" | "bridging" | "cam":  # whose parameters are a classifier's
+        case "classifier" | "cam" | "bridging":  # whose parameters are a classifier's
             return Classifier(encoder, len(loaded.classes))
         case "psol":
             return BoxRegressor(encoder)

@@ -10,6 +10,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from c2am_dist.method.c2am import C2AM
 from c2am_dist.method.encoders import Encoder, build_encoder
+from c2am_dist.method.sipe_model import SipeClassifier
 
 
 class Footprint(NamedTuple):
@@ -53,5 +54,11 @@ def forward_flops(model: nn.Module, size_px: int) -> int:
     """
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         # Two images: BatchNorm in training refuses one of which a single cell is left.
-        model(torch.empty(2, 3, size_px, size_px, device="meta"))
+        images = torch.empty(2, 3, size_px, size_px, device="meta")
+        if isinstance(model, SipeClassifier):
+            num_classes = model.classifier.out_channels
+            labels = torch.empty(2, num_classes, dtype=torch.int8, device="meta")
+            model(images, labels, check=False)  # no value is there to look at
+        else:
+            model(images)
     return counter.get_total_flops() // 2

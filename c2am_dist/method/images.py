@@ -12,7 +12,7 @@ import warnings
 import cv2
 import numpy as np
 import simplejpeg
-from jaxtyping import Float, UInt8
+from jaxtyping import Float, Real, UInt8
 from PIL import BmpImagePlugin, GifImagePlugin, ImageFile, PngImagePlugin, TiffImagePlugin
 from PIL import Image as PilImage
 from PIL.JpegImagePlugin import JpegImageFile
@@ -99,9 +99,9 @@ def decode(
 
 
 def resize(
-    image: UInt8[np.ndarray, "h w 3"], size: tuple[int, int]
-) -> UInt8[np.ndarray, "height width 3"]:
-    """The image at another size (height, width).
+    image: Real[np.ndarray, "h w *c"], size: tuple[int, int]
+) -> Real[np.ndarray, "height width *c"]:
+    """The image, or a map of one channel, at another size (height, width).
 
     Each axis is averaged over the pixel's area when it shrinks, which is free of aliasing
     (plain linear sampling of a large photo is 29 dB off), and linear when it grows.
@@ -116,8 +116,8 @@ def resize(
 
 
 def resize_square(
-    image: UInt8[np.ndarray, "h w 3"], size_px: int
-) -> UInt8[np.ndarray, "size_px size_px 3"]:
+    image: Real[np.ndarray, "h w *c"], size_px: int
+) -> Real[np.ndarray, "size_px size_px *c"]:
     """The image squeezed into a square, as every network here sees it."""
     return resize(image, (size_px, size_px))
 
@@ -160,9 +160,9 @@ def augment(
 
 
 def cut_view(
-    image: UInt8[np.ndarray, "h w 3"], view: View
-) -> UInt8[np.ndarray, "crop_px crop_px 3"]:
-    """The pixels of a view of the image; boxes go there by `views.relative_boxes`."""
+    image: Real[np.ndarray, "h w *c"], view: View
+) -> Real[np.ndarray, "crop_px crop_px *c"]:
+    """The pixels of a view of an image or of its map; boxes go there by `views.relative_boxes`."""
     square = resize_square(image, view.resize_px)
     crop = square[view.y0 : view.y0 + view.crop_px, view.x0 : view.x0 + view.crop_px]
     # Not crop[:, ::-1], which numpy takes 40 times longer to copy.

@@ -1,8 +1,9 @@
-"""Parameter groups and the learning-rate schedule."""
+"""Parameter groups, the step, and the learning-rate schedule."""
 
 from collections.abc import Sequence
 from typing import Any
 
+import torch
 from torch import nn
 
 from c2am_dist.method.encoders import NORMS
@@ -40,6 +41,21 @@ def parameter_groups(
         {"params": encoder, "lr": lr, "weight_decay": weight_decay},
         {"params": head, "lr": lr * head_lr_factor, "weight_decay": weight_decay},
     ]
+
+
+def clipped_step(optimizer: torch.optim.Optimizer, *, max_norm: float | None) -> None:
+    """A step of the optimizer, after which no gradient is left.
+
+    Args:
+        optimizer: of all parameters that train.
+        max_norm: given, gradients are first scaled down to this norm, over all parameters
+            together, where theirs is larger.
+    """
+    if max_norm is not None:
+        trained = [p for group in optimizer.param_groups for p in group["params"]]
+        nn.utils.clip_grad_norm_(trained, max_norm)
+    optimizer.step()
+    optimizer.zero_grad(set_to_none=True)
 
 
 def polynomial_lr(step: int, steps: int, power: float) -> float:

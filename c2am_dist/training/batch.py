@@ -18,11 +18,16 @@ class Batch:
     images: Tensor
     """float32, n 3 h w: normalised."""
     labels: Tensor | None = None
-    """int64, n: indices into the run's classes."""
+    """int64, n: indices into the run's classes; where images have several, int8, n K: 1 for each
+    class in the image, else 0."""
     boxes: Tensor | None = None
     """float32, n 4: relative pseudo boxes."""
     is_visible: Tensor | None = None
     """bool, n: whether the image shows its box."""
+    cues: Tensor | None = None
+    """float32, n q q: background cues in [0, 1], 1 = background."""
+    is_known: Tensor | None = None
+    """bool, n: whether the image has a cue."""
     step: int = 0
     total_steps: int = 1
     row_offset: int = 0
@@ -30,7 +35,7 @@ class Batch:
 
     def split(self, num_pieces: int) -> "list[Batch]":
         """The batch in nearly equal pieces, in order."""
-        names = ("images", "labels", "boxes", "is_visible")
+        names = ("images", "labels", "boxes", "is_visible", "cues", "is_known")
         whole = {name: getattr(self, name) for name in names}
         cut = {n: t.tensor_split(num_pieces) for n, t in whole.items() if t is not None}
         pieces, offset = [], self.row_offset

@@ -12,6 +12,8 @@ from c2am_dist.training.methods import METHODS
 
 ASSUMED_CLASSES = 1000
 """Of a classifier on paper: ImageNet's. To count them would mean reading every label."""
+ASSUMED_LISTED_CLASSES = 20
+"""The same where an image may have several: VOC's. SIPE's maps cost something for each."""
 
 
 def dry_run(config: TrainConfig, plan_config: PlanConfig, cluster: Cluster) -> Forecast:
@@ -23,7 +25,7 @@ def dry_run(config: TrainConfig, plan_config: PlanConfig, cluster: Cluster) -> F
     config.check_complete()
     run = storage.absolute(storage.join(config.run.storage, config.run.name))
     refuse_other_config(run, config)
-    found, _ = inputs.find_images(config)
+    found = inputs.find_images(config).row_groups
     row_groups = plan.limit(found, config.data.limit)
     images = ImageSet(
         num_images=sum(group.num_rows for group in row_groups),
@@ -73,7 +75,8 @@ def expected(
 
 
 def _footprint(config: TrainConfig) -> Footprint:
+    num_classes = ASSUMED_LISTED_CLASSES if config.needs_label_lists else ASSUMED_CLASSES
     return footprint_of(
-        lambda: METHODS[config.method].build(config, num_classes=ASSUMED_CLASSES),
+        lambda: METHODS[config.method].build(config, num_classes=num_classes),
         config.data.crop_px,
     )

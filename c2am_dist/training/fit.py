@@ -14,7 +14,7 @@ from ray.train.torch import TorchTrainer
 
 from c2am_dist import checkpoint, names, storage
 from c2am_dist.config import TrainConfig, flat, to_json
-from c2am_dist.data import feed, plan, shards, stream
+from c2am_dist.data import feed, plan, stream
 from c2am_dist.training import inputs, tracking
 from c2am_dist.training.failures import NoRepetition, TrainingStopped
 from c2am_dist.training.inputs import Inputs
@@ -80,8 +80,9 @@ def fit(config: TrainConfig, shared: Inputs | None = None) -> FitResult:
 def _plan_job(config: TrainConfig, run: str, found: Inputs) -> Job:
     row_groups = plan.limit(found.row_groups, config.data.limit)
     per_epoch, total_steps = inputs.num_steps(config, row_groups)
-    _refuse_other_boxes(run, found.boxes_sha256)
-    classes = shards.classes_of(row_groups) if config.needs_labels else []
+    _refuse_other_labels(run, "boxes", found.boxes_sha256)
+    _refuse_other_labels(run, "cues", found.cues_sha256)
+    classes = inputs.find_classes(config, row_groups)
     inputs.check_last_layer(config, found.last_layer, classes)
     if not found.has_weights and config.method == "c2am":
         logger.warning(
@@ -104,18 +105,20 @@ def _plan_job(config: TrainConfig, run: str, found: Inputs) -> Job:
         weights_sha256=found.weights_sha256,
         boxes=found.boxes,
         boxes_sha256=found.boxes_sha256,
+        cues=found.cues,
+        cues_sha256=found.cues_sha256,
     )
 
 
-def _refuse_other_boxes(run: str, boxes_sha256: str) -> None:
-    """Raises ValueError when the run began with other pseudo boxes in the same label sets."""
+def _refuse_other_labels(run: str, kind: str, sha256: str) -> None:
+    """Raises ValueError when the run began with other boxes or cues in the same label sets."""
     latest = checkpoint.latest_step(run)
     if latest is None:
         return
     folder = checkpoint.step_folder(run, latest)
-    if checkpoint.read_manifest(folder).get("boxes_sha256", "") != boxes_sha256:
+    if checkpoint.read_manifest(folder).get(f"{kind}_sha256", "") != sha256:
         raise ValueError(
-            f"data.boxes: {folder} was trained on other boxes than these label sets hold now. "
+            f"data.{kind}: {folder} was trained on other {kind} than these label sets hold now. "
             "Choose another run.name, or restore them"
         )
 
@@ -187,7 +190,9 @@ def _stream(job: Job, num_workers: int) -> ray.data.Dataset:
         start_step=checkpoint.latest_step(job.run) or 0,
         total_steps=job.total_steps,
         classes=job.classes,
+        label_column="labels" if config.needs_label_lists else "label",
         boxes=ray.get(job.boxes),
+        cues=ray.get(job.cues),
     )
 
 

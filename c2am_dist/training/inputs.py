@@ -5,13 +5,15 @@ import hashlib
 import math
 import os
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import ray
 from torch import Tensor
 
 from c2am_dist import checkpoint, storage
 from c2am_dist.config import TrainConfig
-from c2am_dist.data import plan, pseudo_boxes, shards
+from c2am_dist.data import cue_sets, plan, pseudo_boxes, shards
+from c2am_dist.data.cue_sets import CueSets
 from c2am_dist.data.pseudo_boxes import PseudoBoxes
 from c2am_dist.data.shards import RowGroup
 from c2am_dist.method import encoders
@@ -47,6 +49,10 @@ class Inputs:
     """Reference to the pseudo boxes, or to None where the method learns none."""
     boxes_sha256: str = ""
     """Their digest; empty without any."""
+    cues: "ray.ObjectRef[CueSets | None]"
+    """Reference to where the background cues lie, or to None where the method learns none."""
+    cues_sha256: str = ""
+    """Their digest; empty without any."""
     last_layer: LastLayer | None = None
     """Of the weights, where they have one."""
 
@@ -54,14 +60,14 @@ class Inputs:
 def read_inputs(config: TrainConfig) -> Inputs:
     """Lists the shards and reads the weights; needs a connection to Ray.
 
-    Runs whose ``method``, ``data.train``, ``data.boxes``, ``model.encoder`` and ``model.weights``
-    agree have the same inputs.
+    Runs whose ``method``, ``data.train``, ``data.boxes``, ``data.cues``, ``model.encoder`` and
+    ``model.weights`` agree have the same inputs.
 
     Raises:
         FileNotFoundError, ValueError: the shards, the label sets or the weights are unusable;
             names the culprit.
     """
-    row_groups, boxes = find_images(config)
+    row_groups, boxes, cues = find_images(config)
     weights, sha256, last_layer = _encoder_weights(config)
     return Inputs(
         row_groups=row_groups,
@@ -71,22 +77,57 @@ def read_inputs(config: TrainConfig) -> Inputs:
         last_layer=last_layer,
         boxes=ray.put(boxes),
         boxes_sha256=boxes.sha256() if boxes is not None else "",
+        cues=ray.put(cues),
+        cues_sha256=cues.sha256 if cues is not None else "",
     )
 
 
-def find_images(config: TrainConfig) -> tuple[list[RowGroup], PseudoBoxes | None]:
-    """The row groups to train on, and their images' boxes where the method learns them.
+class FoundImages(NamedTuple):
+    """The images to train on, and where what the method learns of them is beside the shards."""
+
+    row_groups: list[RowGroup]
+    boxes: PseudoBoxes | None
+    cues: CueSets | None
+
+
+def find_images(config: TrainConfig) -> FoundImages:
+    """The row groups to train on, and their images' boxes or cues where the method learns them.
 
     Raises:
-        FileNotFoundError, ValueError: as :func:`shards.index` and :func:`pseudo_boxes.join`.
+        FileNotFoundError, ValueError: as :func:`shards.index`, :func:`pseudo_boxes.join` and
+            :func:`cue_sets.join`.
     """
-    columns = ["image_id", "image", *(["label"] if config.needs_labels else [])]
-    row_groups = shards.index(_absolute(config.data.train), columns=columns)
-    if config.method != "psol":
-        return row_groups, None
-    joined = pseudo_boxes.join(row_groups, _absolute(config.data.boxes))
-    print(joined)
-    return joined.row_groups, joined.boxes
+    row_groups = shards.index(_absolute(config.data.train), columns=_columns(config))
+    if config.method == "psol":
+        joined = pseudo_boxes.join(row_groups, _absolute(config.data.boxes))
+        print(joined)
+        return FoundImages(joined.row_groups, joined.boxes, None)
+    if config.method == "saliency":
+        cues = cue_sets.join(row_groups, _absolute(config.data.cues))
+        print(cues)
+        return FoundImages(row_groups, None, cues)
+    return FoundImages(row_groups, None, None)
+
+
+def _columns(config: TrainConfig) -> list[str]:
+    """Of the shards, what the method needs."""
+    columns = ["image_id", "image"]
+    if config.needs_labels:
+        columns.append("label")
+    if config.needs_label_lists:
+        columns.append("labels")
+    return columns
+
+
+def find_classes(config: TrainConfig, row_groups: Sequence[RowGroup]) -> list[str]:
+    """The classes of a run in the order of its outputs; none where the method knows none.
+
+    Raises:
+        ValueError: as :func:`shards.classes_of` and :func:`shards.classes_of_lists`.
+    """
+    if config.needs_label_lists:
+        return shards.classes_of_lists(row_groups)
+    return shards.classes_of(row_groups) if config.needs_labels else []
 
 
 def _absolute(uris: Sequence[str]) -> list[str]:

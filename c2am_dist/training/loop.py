@@ -20,6 +20,7 @@ from torch.nn.parallel import DistributedDataParallel
 from c2am_dist import checkpoint, distributed
 from c2am_dist.config import TrainConfig, to_json
 from c2am_dist.data import plan, stream
+from c2am_dist.data.cue_sets import CueSets
 from c2am_dist.data.pseudo_boxes import PseudoBoxes
 from c2am_dist.data.shards import RowGroup
 from c2am_dist.data.stream import Part
@@ -51,6 +52,9 @@ class Job:
     boxes: "ray.ObjectRef[PseudoBoxes | None]"
     """Reference to the pseudo boxes, or to None; read by the stream's tasks alone."""
     boxes_sha256: str
+    cues: "ray.ObjectRef[CueSets | None]"
+    """Reference to where the background cues lie, or to None; as ``boxes``."""
+    cues_sha256: str
 
 
 def worker_loop(settings: dict[str, Any]) -> dict[str, Any]:
@@ -92,8 +96,8 @@ def _train(
             batch = _to_device(part, device, job)
         _set_learning_rate(optimizer, job, part.step)
         terms = method.backward(replica, batch, config=config, autocast=autocast)
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
+        # The gradients are those of the global batch by now, so all workers clip alike.
+        optim.clipped_step(optimizer, max_norm=config.optim.max_gradient_norm)
         window.add(terms, num_replaced=int(part.is_replaced.sum()))
         done = part.step + 1
         if done % config.run.log_every == 0 or done == job.total_steps:
@@ -114,7 +118,12 @@ def _parts(job: Job, start_step: int) -> Iterator[Part]:
     assert shard is not None
     step = start_step - 1
     data = job.config.data
-    parts = stream.worker_parts(shard, crop_px=data.crop_px, prefetch=data.prefetch)
+    parts = stream.worker_parts(
+        shard,
+        crop_px=data.crop_px,
+        prefetch=data.prefetch,
+        num_classes=len(job.classes) if job.config.needs_label_lists else None,
+    )
     for step, part in enumerate(parts, start_step):
         if part.step != step:
             raise RuntimeError(f"the stream delivered step {part.step}, expected {step}")
@@ -134,13 +143,15 @@ def _to_device(part: Part, device: torch.device, job: Job) -> Batch:
 
     context = ray.train.get_context()
     sizes = plan.part_sizes(job.config.optim.batch_size, context.get_world_size())
-    pixels = move(part.images)
+    pixels, cues = move(part.images), move(part.cues)
     assert pixels is not None
     return Batch(
         images=encoders.normalise(pixels),
         labels=move(part.labels),
         boxes=move(part.boxes),
         is_visible=move(part.is_visible),
+        cues=None if cues is None else cues.float() / 255,
+        is_known=move(part.is_known),
         step=part.step,
         total_steps=job.total_steps,
         row_offset=sum(sizes[: context.get_world_rank()]),
@@ -270,6 +281,7 @@ def _save(
             weights_sha256=job.weights_sha256,
             output_stride=job.config.output_stride,
             boxes_sha256=job.boxes_sha256,
+            cues_sha256=job.cues_sha256,
             config=to_json(job.config),
         )
         log.publish()  # before the checkpoint counts: who resumes from it has the rows up to it

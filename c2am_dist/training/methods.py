@@ -9,11 +9,20 @@ from c2am_dist.method.bridging_model import BridgingClassifier
 from c2am_dist.method.c2am import C2AM
 from c2am_dist.method.classifier import Classifier
 from c2am_dist.method.psol import BoxRegressor
+from c2am_dist.method.saliency import SaliencyNet
+from c2am_dist.method.sipe_model import SipeClassifier
 from c2am_dist.training.batch import Autocast, Batch
 from c2am_dist.training.contrast import ContrastiveMethod
-from c2am_dist.training.per_image import BoxMethod, BridgingMethod, ClassifierMethod
+from c2am_dist.training.per_image import (
+    BoxMethod,
+    BridgingMethod,
+    ClassifierMethod,
+    MultilabelMethod,
+    SaliencyMethod,
+    SipeMethod,
+)
 
-Model = C2AM | Classifier | BridgingClassifier | BoxRegressor
+Model = C2AM | Classifier | BridgingClassifier | BoxRegressor | SipeClassifier | SaliencyNet
 
 
 class Trainable(Protocol):
@@ -36,6 +45,9 @@ class Trainable(Protocol):
 METHODS: dict[Method, Trainable] = {
     "c2am": ContrastiveMethod(),
     "classifier": ClassifierMethod(),
+    "cam": MultilabelMethod(),
     "bridging": BridgingMethod(),
     "psol": BoxMethod(),
+    "sipe": SipeMethod(),
+    "saliency": SaliencyMethod(),
 }

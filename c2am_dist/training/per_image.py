@@ -19,7 +19,11 @@ from c2am_dist.method.bridging import BridgingConstants, bridging_loss
 from c2am_dist.method.bridging_model import BridgingClassifier
 from c2am_dist.method.classifier import Classifier
 from c2am_dist.method.encoders import Encoder, build_encoder
+from c2am_dist.method.multilabel import f1_scores, soft_margin_loss
 from c2am_dist.method.psol import BoxRegressor, box_losses, relative_iou
+from c2am_dist.method.saliency import SaliencyNet, saliency_loss
+from c2am_dist.method.sipe import sipe_loss
+from c2am_dist.method.sipe_model import SipeClassifier
 from c2am_dist.training.batch import Autocast, Batch, num_workers, without_sync
 
 Terms = dict[str, Tensor]
@@ -62,6 +66,47 @@ class ClassifierMethod:
             logits = _wide(logits)
             loss = F.cross_entropy(logits, piece.labels, reduction="none")
             return {"loss": loss, "accuracy": _is_correct(logits, piece.labels)}
+
+        return _backward(model, batch, terms_of, config=config)
+
+
+class MultilabelMethod:
+    """Multi-label soft margin on the shards' label lists: CAM's classifier for segmentation."""
+
+    def build(self, config: TrainConfig, *, num_classes: int) -> Classifier:
+        return Classifier(_encoder(config), num_classes=num_classes)
+
+    def backward(
+        self, model: nn.Module, batch: Batch, *, config: TrainConfig, autocast: Autocast
+    ) -> dict[str, Tensor]:
+        def terms_of(piece: Batch) -> Terms:
+            assert piece.labels is not None
+            with autocast():
+                logits = model(piece.images)
+            loss = soft_margin_loss(logits, piece.labels, check=False)
+            return {"loss": loss, "f1": f1_scores(logits, piece.labels)}
+
+        return _backward(model, batch, terms_of, config=config)
+
+
+class SipeMethod:
+    """A multi-label classifier whose maps agree with those of each image's own prototypes."""
+
+    def build(self, config: TrainConfig, *, num_classes: int) -> SipeClassifier:
+        return SipeClassifier(_encoder(config), num_classes)
+
+    def backward(
+        self, model: nn.Module, batch: Batch, *, config: TrainConfig, autocast: Autocast
+    ) -> dict[str, Tensor]:
+        def terms_of(piece: Batch) -> Terms:
+            assert piece.labels is not None
+            # Unchecked: to look at values would wait for the device in every step, and the loss
+            # of features that are not finite is not either.
+            with autocast():
+                output = model(piece.images, piece.labels, check=False)
+            losses = sipe_loss(output, piece.labels, check=False)
+            f1 = f1_scores(output.logits, piece.labels)
+            return {"loss": losses.total, **losses._asdict(), "f1": f1}
 
         return _backward(model, batch, terms_of, config=config)
 
@@ -112,6 +157,25 @@ class BoxMethod:
             with torch.no_grad():
                 iou = relative_iou(predicted, piece.boxes)
             return {"loss": box_losses(predicted, piece.boxes, piece.is_visible), "box_iou": iou}
+
+        return _backward(model, batch, terms_of, config=config)
+
+
+class SaliencyMethod:
+    """The foreground of each image, from the background cues of all."""
+
+    def build(self, config: TrainConfig, *, num_classes: int) -> SaliencyNet:
+        return SaliencyNet(_encoder(config))
+
+    def backward(
+        self, model: nn.Module, batch: Batch, *, config: TrainConfig, autocast: Autocast
+    ) -> dict[str, Tensor]:
+        def terms_of(piece: Batch) -> Terms:
+            assert piece.cues is not None and piece.is_known is not None
+            with autocast():
+                logits = model(piece.images)
+            is_known = piece.is_known[:, None, None, None]
+            return {"loss": saliency_loss(logits, 1 - piece.cues[:, None], is_known)}
 
         return _backward(model, batch, terms_of, config=config)
 

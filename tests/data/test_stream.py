@@ -8,8 +8,10 @@ import pytest
 import ray
 import ray.data
 
+from c2am_dist import schema
 from c2am_dist.config import DataConfig
 from c2am_dist.data import decode, feed, plan, pseudo_boxes, shards, stream
+from c2am_dist.method import images
 from tests.images import write_shards
 from tests.labeled import Labeled, picture, write_set
 
@@ -154,6 +156,44 @@ def test_broken_images_are_replaced_and_counted_with_their_labels(ray_cluster, i
         assert set(labels) <= set(range(len(classes)))
 
 
+@ray.remote(num_cpus=0)
+def _label_rows(shard) -> list[tuple[np.ndarray, np.ndarray]]:
+    parts = stream.worker_parts(shard, crop_px=DATA.crop_px, num_classes=3)
+    return [(np.array(part.images[:, 0, 0, 0]), np.array(part.labels)) for part in parts]
+
+
+def test_images_come_with_all_their_classes(ray_cluster, tmp_path: Path):
+    """Each image is of one grey, and its number's bits are its classes; one has none."""
+    rows = []
+    for number in range(8):
+        classes = [name for bit, name in enumerate("abc") if number >> bit & 1]
+        grey = np.full((40, 40), number / 255, np.float32)
+        image = b"broken" if number == 7 else images.encode_png8(grey)
+        rows.append({"image_id": f"i{number}", "image": image, "labels": classes})
+    columns = {f.name: f.type for f in schema.SHARD if f.name in rows[0]}
+    pq.write_table(pa.Table.from_pylist(rows, pa.schema(columns)), tmp_path / "s.parquet")
+    groups = shards.index([str(tmp_path)], columns=["image_id", "image", "labels"])
+
+    def make(num_workers: int) -> ray.data.Dataset:
+        return stream.parts(
+            groups,
+            data=DATA,
+            seed=0,
+            batch_size=8,
+            num_workers=num_workers,
+            start_step=0,
+            total_steps=2,
+            classes=shards.classes_of_lists(groups),
+            label_column="labels",
+        )
+
+    feeds = feed.Feed(make).configure({"train": None}, 2)
+    per_worker = ray.get([_label_rows.remote(feed["train"]) for feed in feeds])
+    for greys, labels in (part for parts in per_worker for part in parts):
+        assert labels.dtype == np.int8
+        np.testing.assert_array_equal(labels, greys[:, None] >> np.arange(3) & 1)
+
+
 @pytest.mark.parametrize("num_workers", [2, 3, 50])
 def test_workers_share_a_fixed_sample_without_its_broken_images(image_set: str, num_workers: int):
     def sample(rank: int, num_workers: int) -> list[bytes]:
@@ -241,3 +281,31 @@ class TestIndex:
         pq.write_table(table, tmp_path / "s.parquet")
         with pytest.raises(ValueError, match="all images have the label 'cat'"):
             shards.classes_of(shards.index([str(tmp_path)]))
+
+    @pytest.mark.parametrize(
+        ("lists", "message"),
+        [
+            ([["cat"], None], r"s\.parquet: image 'i1' without labels, one of 1"),
+            ([["cat"], [None]], r"s\.parquet: a class in column 'labels' has no name"),
+            ([[], []], r"data\.train: no image has a class"),
+        ],
+    )
+    def test_images_without_a_list_of_classes_are_refused_by_name(
+        self, tmp_path: Path, lists: list, message: str
+    ):
+        groups = self.listed(tmp_path, lists)
+        with pytest.raises(ValueError, match=message):
+            shards.classes_of_lists(groups)
+
+    def test_classes_of_lists_are_sorted_and_may_be_few(self, tmp_path: Path):
+        groups = self.listed(tmp_path, [["emu", "cat"], [], ["ant", "cat"]])
+        assert shards.classes_of_lists(groups) == ["ant", "cat", "emu"]
+
+    def listed(self, folder: Path, lists: list) -> list[shards.RowGroup]:
+        columns = {
+            "image_id": [f"i{n}" for n in range(len(lists))],
+            "image": [b"x"] * len(lists),
+            "labels": pa.array(lists, pa.list_(pa.string())),
+        }
+        pq.write_table(pa.table(columns), folder / "s.parquet", row_group_size=2)
+        return shards.index([str(folder)], columns=list(columns))

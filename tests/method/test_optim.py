@@ -1,10 +1,11 @@
 import pytest
 import torch
+from torch import nn
 
 from c2am_dist.method.c2am import C2AM
 from c2am_dist.method.classifier import Classifier
 from c2am_dist.method.encoders import build_encoder
-from c2am_dist.method.optim import parameter_groups, polynomial_lr, stepped_lr
+from c2am_dist.method.optim import clipped_step, parameter_groups, polynomial_lr, stepped_lr
 
 
 @pytest.mark.parametrize("build", [C2AM, lambda encoder: Classifier(encoder, 5)])
@@ -70,3 +71,15 @@ def test_stepped_decay_by_hand():
     factors = [stepped_lr(epoch, (1.5, 3.0), 0.1) for epoch in (0.0, 1.49, 1.5, 2.9, 3.0, 9.0)]
     assert factors == pytest.approx([1, 1, 0.1, 0.1, 0.01, 0.01])
     assert stepped_lr(5.0, (), 0.1) == 1
+
+
+@pytest.mark.parametrize(("max_norm", "factor"), [(None, 1.0), (2.5, 0.5), (7.0, 1.0)])
+def test_the_step_is_clipped_by_the_norm_over_all_parameters(max_norm, factor):
+    """Gradients of norm 3 and 4, so 5 together, in groups of their own."""
+    first, second = (nn.Parameter(torch.zeros(2)) for _ in range(2))
+    first.grad, second.grad = torch.tensor([0.0, 3.0]), torch.tensor([4.0, 0.0])
+    groups = [{"params": [first], "lr": 1.0}, {"params": [second], "lr": 10.0}]
+    clipped_step(torch.optim.SGD(groups), max_norm=max_norm)
+    assert first.tolist() == pytest.approx([0, -3 * factor])
+    assert second.tolist() == pytest.approx([-40 * factor, 0], rel=1e-5)
+    assert first.grad is None and second.grad is None
