@@ -167,11 +167,8 @@ def dry_run(config: LabelConfig, plan: PlanConfig, cluster: Cluster) -> Forecast
         model = models.build(source.loaded).to("meta")
     num_passes = 2 if config.method == "ddt" and missing else 1
 
-    # SIPE's forward pass takes labels, too; its encoder is nearly all there is.
-    network = model.encoder if source.loaded.method == "sipe" else model
-
     def flops_of(size_px: int) -> float:
-        return num_passes * forward_flops(network, size_px)
+        return num_passes * forward_flops(model, size_px)
 
     return pipeline.forecast(
         images, config, source.loaded.encoder, plan, cluster, flops_of=flops_of
