@@ -6,13 +6,14 @@ from html import escape
 from c2am_dist import names
 
 _WIDTH, _ROW, _TOP, _NAMES, _VALUES = 640, 20, 44, 150, 56
-# Both are told from the page, and from each other also by who sees no red and green.
+# It brings its own page, since what shows it may be dark where the reader's system is not. Who sees
+# no red and green can tell these two colours apart.
 _STYLE = """<style>
 text { font: 12px system-ui, sans-serif; fill: #1f2328; }
-.title { font-weight: 600; }
+.page { fill: #ffffff; } .title { font-weight: 600; }
 .gain { fill: #0072b2; } .loss { fill: #d55e00; } .zero { stroke: #8b949e; }
 @media (prefers-color-scheme: dark) {
-text { fill: #e6edf3; } .gain { fill: #56b4e9; } .loss { fill: #e69f00; }
+.page { fill: #0d1117; } text { fill: #e6edf3; } .gain { fill: #56b4e9; } .loss { fill: #e69f00; }
 }
 </style>"""
 
@@ -33,6 +34,7 @@ def draw(gains: Sequence[tuple[str, float]], title: str) -> str:
         f'width="{_WIDTH}" height="{height}" role="img">',
         f"<title>{_text(title)}</title>",
         _STYLE,
+        f'<rect class="page" width="{_WIDTH}" height="{height}"/>',
         f'<text class="title" x="8" y="22">{_text(title)}</text>',
     ]
     for i, (name, value) in enumerate(gains):

@@ -12,7 +12,7 @@ from tests.images import write_shards
 from tests.processes import Job
 from tests.refinement.sets import ramp, write_npy
 
-NUM_IMAGES, NUM_SHARDS, SIZE_PX = 60, 20, 300
+NUM_IMAGES, NUM_SHARDS, SIZE_PX = 40, 20, 300
 
 
 def files_in(folder: Path) -> dict[str, bytes]:
