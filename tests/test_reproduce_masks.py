@@ -19,16 +19,16 @@ def changed(**changes: object) -> WsssConfig:
 
 
 def test_a_row_is_maps_what_competes_with_them_and_a_refinement():
-    rows = plan(changed(rows=("cam", "cam+crf", "cam+c2am+crf", "cam+saliency", "sipe-cam")))
+    rows = plan(changed(rows=("cam", "cam+guided", "cam+c2am+crf", "cam+saliency", "sipe-cam")))
     assert rows == [
         Row("cam"),
-        Row("cam", refinement="crf"),
+        Row("cam", refinement="guided"),
         Row("cam", "c2am", "crf"),
         Row("cam", "saliency"),
         Row("sipe-cam"),
     ]
     assert [row.name for row in rows] == [
-        "cam", "cam+crf", "cam+c2am+crf", "cam+saliency", "sipe-cam",
+        "cam", "cam+guided", "cam+c2am+crf", "cam+saliency", "sipe-cam",
     ]  # fmt: skip
     assert {row.baseline for row in rows} == {Row("cam"), Row("sipe-cam")}
 

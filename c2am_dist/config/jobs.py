@@ -102,9 +102,9 @@ class RefineConfig:
     refinement: Literal["none", "crf", "guided"] = "none"
     """Refine along the image's edges: the mask by a dense CRF (needs the extra ``crf``), or the
     maps and the cue by a guided filter before they compete."""
-    guided_radius_px: int = 16
+    guided_radius_px: int = 8
     """guided: windows have sides of twice this and one pixel more."""
-    guided_epsilon: float = 1e-3
+    guided_epsilon: float = 1e-4
     """guided: variance of the colours, in [0, 1], below which a window counts as flat."""
     write_png: bool = True
     """Write each mask as a PNG file, too, below ``png/`` in the output folder."""

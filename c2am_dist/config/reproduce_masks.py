@@ -7,8 +7,9 @@ from c2am_dist.config.reproduce import check_start, split_start
 from c2am_dist.config.tree import require
 
 WsssRow = Literal[
-    "cam", "cam+crf", "cam+c2am", "cam+c2am+crf", "cam+saliency", "sipe-cam", "sipe", "sipe+c2am"
-]
+    "cam", "cam+crf", "cam+guided", "cam+c2am", "cam+c2am+crf", "cam+c2am+guided", "cam+saliency",
+    "sipe-cam", "sipe", "sipe+c2am"
+]  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -37,7 +38,8 @@ class WsssConfig:
     rows: tuple[WsssRow, ...] = ("cam", "cam+crf", "cam+c2am", "sipe-cam", "sipe", "sipe+c2am")
     """Which rows: class maps, and what competes with them. Without cues it is the best constant
     threshold, chosen on the masks that are scored and so called an oracle's; ``crf`` refines the
-    masks, ``saliency`` are the cues of a predictor trained on C²AM's."""
+    masks, ``guided`` the maps before they compete, and ``saliency`` are the cues of a predictor
+    trained on C²AM's."""
     thresholds: tuple[float, ...] = (0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.35, 0.4, 0.45, 0.5, 0.6)
     """Constant backgrounds that are tried."""
     scales: tuple[float, ...] = (0.5, 1.0, 1.5, 2.0)

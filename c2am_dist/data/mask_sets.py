@@ -3,9 +3,8 @@
 import json
 from collections.abc import Sequence
 
-from c2am_dist import schema, storage
+from c2am_dist import schema
 from c2am_dist.data import shards
-from c2am_dist.method import label_maps
 from c2am_dist.method.confusion import IGNORED
 from c2am_dist.method.label_maps import LabelMap
 from c2am_dist.storage import File
@@ -64,23 +63,3 @@ def _checked(names: object, published_ids: object) -> LabelMap:
     if len(set(published_ids)) < len(published_ids):
         raise ValueError("a published id comes twice")
     return LabelMap(names=tuple(names), published_ids=tuple(published_ids))
-
-
-def parse_label_map(spec: str) -> LabelMap:
-    """The label map of a flag: ``voc``, ``coco``, or URI of a text file, a class a line from id 1.
-
-    Raises:
-        FileNotFoundError: the URI names nothing.
-        ValueError: the file is no such list; names it.
-    """
-    known = {"voc": label_maps.VOC, "coco": label_maps.COCO}
-    if spec in known:
-        return known[spec]
-    try:
-        text = storage.read_bytes(spec).decode()
-        classes = [line.strip() for line in text.splitlines() if line.strip()]
-        return _checked(["background", *classes], list(range(len(classes) + 1)))
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{spec}: not UTF-8 ({error})") from error
-    except ValueError as error:
-        raise ValueError(f"{spec}: {error}") from error

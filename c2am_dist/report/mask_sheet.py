@@ -13,7 +13,7 @@ import numpy as np
 import tyro
 
 from c2am_dist import schema, storage
-from c2am_dist.data import label_set, mask_sets
+from c2am_dist.data import label_map_files, label_set, mask_sets
 from c2am_dist.method import cues, images, label_maps
 from c2am_dist.method.confusion import IGNORED
 from c2am_dist.method.label_maps import LabelMap
@@ -157,7 +157,7 @@ def draw(
     chosen = image_ids or _drawn(sets[0], num_images, seed)
     found = [_decoded(files, chosen) for files in sets]
     cue_of = _cues(label_set.expand(labels), chosen) if labels else {}
-    truths = mask_sets.parse_label_map(label_map) if label_map else known
+    truths = label_map_files.read(label_map) if label_map else known
     shown = _images(shards, chosen)
     samples = [
         SheetSample(

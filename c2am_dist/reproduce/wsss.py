@@ -98,7 +98,7 @@ def _refine(
             images=config.val,
             output=output,
             label_map=config.label_map,
-            refinement="crf" if row.refinement == "crf" else "none",
+            refinement=row.refinement,
             write_png=False,
         )
     )

@@ -1,11 +1,13 @@
 """Which rows a segmentation table has, and the training behind them: nothing runs here."""
 
 import dataclasses
+from typing import Literal, get_args
 
 from c2am_dist.config import PRESETS, Method, TrainConfig
 from c2am_dist.config.reproduce_masks import WsssConfig
 from c2am_dist.reproduce.settings import changed
 
+Refinement = Literal["none", "crf", "guided"]
 TRAINED: tuple[Method, ...] = ("cam", "c2am", "sipe", "saliency")
 _PRESETS: dict[Method, str] = {
     "cam": "cam-voc",
@@ -24,13 +26,13 @@ class Row:
     the name of a folder of other maps."""
     cues: str = ""
     """``c2am`` or ``saliency``; empty: the best constant threshold."""
-    refinement: str = "none"
-    """Of the masks: ``none`` or ``crf``."""
+    refinement: Refinement = "none"
 
     @property
     def name(self) -> str:
         """What its folders are called, as in the table."""
-        return "+".join(filter(None, [self.maps, self.cues, "crf" * (self.refinement == "crf")]))
+        refinement = "" if self.refinement == "none" else self.refinement
+        return "+".join(filter(None, [self.maps, self.cues, refinement]))
 
     @property
     def baseline(self) -> "Row":
@@ -59,8 +61,9 @@ def plan(config: WsssConfig) -> list[Row]:
 
 def _parse(name: str) -> Row:
     maps, *others = name.split("+")
-    cues = next((other for other in others if other != "crf"), "")
-    return Row(maps, cues, "crf" if "crf" in others else "none")
+    kinds = get_args(Refinement)
+    cues = next((other for other in others if other not in kinds), "")
+    return Row(maps, cues, next((other for other in others if other in kinds), "none"))
 
 
 def folders(config: WsssConfig) -> dict[str, str]:

@@ -96,8 +96,8 @@ def _extremes(classes: list[dict[str, Any]]) -> tuple[str, str]:
 def _published(row: Row) -> str:
     """The range over the five methods of Table 5, whose CAMs are refined there."""
     column = {"": "cam", "c2am": "c2am"}.get(row.cues)
-    if row.refinement == "crf":
-        column = "crf" if not row.cues else None
+    if row.refinement != "none":
+        column = "crf" if row.refinement == "crf" and not row.cues else None
     if row.maps.startswith("sipe") or column is None:
         return "not in these tables"
     figures = [getattr(each, column) for each in TABLE_5 if getattr(each, column) is not None]

@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from c2am_dist import names
-from c2am_dist.data import mask_sets
+from c2am_dist.data import label_map_files
 from c2am_dist.export import ExportReport, MaskExportReport, run_length
 from c2am_dist.method import images, label_maps
 from c2am_dist.method.label_maps import LabelMap
@@ -111,7 +111,7 @@ def test_a_folder_of_masks_reads_back(exported: Callable[..., Path]):
 
 
 def test_the_written_label_map_is_one_that_flags_take(exported: Callable[..., Path]):
-    read = mask_sets.parse_label_map(str(exported("masks") / "label_map.txt"))
+    read = label_map_files.read(str(exported("masks") / "label_map.txt"))
     assert read.names == RARE.names and read.published_ids == (0, 1, 2, 3)
 
 
