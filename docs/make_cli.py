@@ -88,6 +88,11 @@ def jobs() -> list[Job]:
             "wsol --train URI --val URI --output URI --starts ENCODER:NAME=WEIGHTS",
             list(flags_of(reproduce.WsolConfig())),
         ),
+        Job(
+            "reproduce",
+            "wsss --train URI --val URI --output URI --start ENCODER:NAME=WEIGHTS",
+            list(flags_of(reproduce.WsssConfig())),
+        ),
         Job("quickstart", "", list(flags_of(quickstart.Quickstart()))),
     ]
 

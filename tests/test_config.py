@@ -202,6 +202,7 @@ def cli_flags() -> list[str]:
         RefineConfig,
     )
     from c2am_dist.config.reproduce import WsolConfig
+    from c2am_dist.config.reproduce_masks import WsssConfig
     from c2am_dist.sweep.spec import SweepConfig
 
     roots = {
@@ -215,6 +216,7 @@ def cli_flags() -> list[str]:
         "export": [ExportConfig()],
         "sweep": [SweepConfig()],  # and train's
         "reproduce": [WsolConfig()],
+        "reproduce wsss": [WsssConfig()],
     }
     return [
         f"{job} {flag}"

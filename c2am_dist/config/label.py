@@ -56,6 +56,10 @@ class LabelConfig:
     refine_cues: CueRefinement = "none"
     """With ``write_cues image``: refine each cue along the image's edges, by a dense CRF (about a
     second of a CPU an image; needs the extra ``crf``) or by a guided filter."""
+    cue_threshold: float | Literal["otsu"] = 0.3
+    """With ``refine_cues crf``: share of the map's maximum above which a pixel is foreground before
+    the CRF, in [0, 1). 0.3 is published; ``otsu`` finds one for each image, for maps whose
+    background is not near 0 yet."""
     write_class_maps: Literal["none", "map", "image"] = "none"
     """cam, bridging and sipe: store the map of each of the image's classes as 16-bit PNG at the
     map's size, at the image's, or not."""
@@ -85,6 +89,8 @@ class LabelConfig:
         )
         if isinstance(self.threshold, float):
             require(0 <= self.threshold < 1, "threshold", "in [0, 1)", self.threshold)
+        if isinstance(self.cue_threshold, float):
+            require(0 <= self.cue_threshold < 1, "cue_threshold", "in [0, 1)", self.cue_threshold)
         for name in ("max_boxes", "batch_size"):
             require(getattr(self, name) > 0, name, "positive", getattr(self, name))
         require(

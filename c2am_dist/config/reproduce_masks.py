@@ -44,6 +44,8 @@ class WsssConfig:
     """Constant backgrounds that are tried."""
     scales: tuple[float, ...] = (0.5, 1.0, 1.5, 2.0)
     """Sizes, relative to the training crop, whose maps are summed, each also mirrored."""
+    cue_threshold: float | Literal["otsu"] = 0.3
+    """Of the cues that ``saliency`` learns, which a dense CRF has refined: as labeling's flag."""
     settings: tuple[str, ...] = ()
     """Changes to the presets: ``METHOD:PATH=VALUE``, such as ``c2am:optim.epochs=2``, by the dotted
     path of training's flags. METHOD is ``cam``, ``c2am``, ``sipe``, ``saliency`` or ``all``."""

@@ -156,8 +156,10 @@ def _refined(cue: np.ndarray, data: bytes, config: LabelConfig) -> np.ndarray:
         ImageError: the image is larger at its full size than may be decoded.
     """
     image = images.decode(data, max_pixels=config.max_megapixels * 1e6)
-    refine = cues.refine_by_crf if config.refine_cues == "crf" else cues.refine_by_filter
-    return refine(image, cue)
+    if config.refine_cues == "guided":
+        return cues.refine_by_filter(image, cue)
+    threshold = None if config.cue_threshold == "otsu" else config.cue_threshold
+    return cues.refine_by_crf(image, cue, threshold=threshold)
 
 
 def _component(

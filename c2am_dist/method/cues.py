@@ -9,6 +9,7 @@ import cv2
 import numpy as np
 from jaxtyping import Float, UInt8
 
+from c2am_dist.method.boxes import otsu_threshold
 from c2am_dist.method.crf import refine_labels
 from c2am_dist.method.edge_aware import guided_filter
 
@@ -64,22 +65,31 @@ def merge_views(
 
 
 def refine_by_crf(
-    image: UInt8[np.ndarray, "_ _ 3"], cue: Float[np.ndarray, "_ _"]
+    image: UInt8[np.ndarray, "_ _ 3"],
+    cue: Float[np.ndarray, "_ _"],
+    *,
+    threshold: float | None = CUE_THRESHOLD,
 ) -> Float[np.ndarray, "h w"]:
     """The cue after a dense CRF: 1 where the background is the more probable label, else 0.
 
-    The CRF starts from the foreground, 1 - cue, thresholded at CUE_THRESHOLD. About a second
-    for 640 x 480 pixels. Source: METHODS.md, "Background cues"; golden/wsss.npz.
+    The CRF starts from the foreground, 1 - cue, thresholded. About a second for 640 x 480 pixels.
+    Source: METHODS.md, "Background cues"; golden/wsss.npz.
 
     Args:
         image: RGB, of the cue's size.
         cue: 1 is background, in [0, 1].
+        threshold: what is larger in 1 - cue is foreground. None takes Otsu's of the foreground
+            stretched to [0, 1], which is not published.
 
     Raises:
         ValueError: sizes differ.
         CRFMissingError: pydensecrf2 is not installed.
     """
-    labels = (1 - cue > CUE_THRESHOLD).astype(np.uint8)
+    foreground = 1 - cue
+    if threshold is None:
+        low, high = float(foreground.min()), float(foreground.max())
+        threshold = low + otsu_threshold(foreground) * (high - low)
+    labels = (foreground > threshold).astype(np.uint8)
     return (refine_labels(image, labels, 2) == 0).astype(np.float32)
 
 

@@ -66,10 +66,9 @@ def _cues(config: WsssConfig, name: str) -> str:
     """The background cues of the images to score."""
     run = _fit(config, "c2am")
     if name == "saliency":
-        # At the maps' own size, which is what a predictor that smooths has any use for.
         learned = _label(
-            config, "labels/train-c2am", run, input=config.train, write_cues="map",
-            write_maps="none",
+            config, "labels/train-c2am", run, input=config.train, write_cues="image",
+            refine_cues="crf", cue_threshold=config.cue_threshold, write_maps="none",
         )  # fmt: skip
         run = _fit(config, "saliency", learned)
     return _label(config, f"labels/{name}", run, write_cues="image", write_maps="none")

@@ -48,3 +48,13 @@ def test_a_cue_refined_by_the_filter_is_one_minus_the_filtered_foreground():
     np.testing.assert_allclose(refined, 1 - expected / expected.max(), atol=1e-6)
     assert refined.min() == 0
     assert (cues.refine_by_filter(image, np.ones_like(cue)) == 1).all()
+
+
+def test_otsus_threshold_splits_a_foreground_whose_background_is_not_near_zero(golden):
+    pytest.importorskip("pydensecrf", reason="dense CRF is optional: pip install pydensecrf2")
+    data = np.load(golden / "wsss.npz")
+    foreground = np.where(data["crf_labels"] == 1, 0.9, 0.6).astype(np.float32)
+    # At 0.3 all of it would be foreground.
+    refined = cues.refine_by_crf(data["crf_image"], 1 - foreground, threshold=None)
+    np.testing.assert_array_equal(refined, data["crf_out"] == 0)
+    assert not cues.refine_by_crf(data["crf_image"], 1 - foreground).any()
