@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from c2am_dist import assumptions, config
-from c2am_dist.config import reproduce
+from c2am_dist.config import reproduce, reproduce_masks
 from c2am_dist.sweep import spec
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -47,6 +47,8 @@ class Job(NamedTuple):
     usage: str
     flags: list[Flag]
     folder: str = "jobs"
+    title: str = ""
+    """Of its section, where it is not the script's name."""
 
 
 def jobs() -> list[Job]:
@@ -91,7 +93,8 @@ def jobs() -> list[Job]:
         Job(
             "reproduce",
             "wsss --train URI --val URI --output URI --start ENCODER:NAME=WEIGHTS",
-            list(flags_of(reproduce.WsssConfig())),
+            list(flags_of(reproduce_masks.WsssConfig())),
+            title="reproduce wsss",
         ),
         Job("quickstart", "", list(flags_of(quickstart.Quickstart()))),
     ]
@@ -160,7 +163,7 @@ def _section(job: Job) -> str:
         for flag in job.flags
     ]
     table = ["| flag | takes | default | meaning |", "|---|---|---|---|", *rows]
-    parts = [f"## {job.script}", "", f"```\n{usage}\n```", "", *table, ""]
+    parts = [f"## {job.title or job.script}", "", f"```\n{usage}\n```", "", *table, ""]
     endings = {"train": [_presets()], "sweep": ["And every flag of [train](#train).", ""]}
     return "\n".join([*parts, *endings.get(job.script, [])])
 
