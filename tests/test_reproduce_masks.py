@@ -68,6 +68,8 @@ def test_presets_are_vocs_and_c2am_may_start_elsewhere():
         ({"rows": ("cam", "cam")}, "rows must be distinct"),
         ({"cams": ("seam",)}, "cams must be NAME=URI"),
         ({"cams": ("cam=folder",)}, "cams: 'cam' is taken"),
+        ({"cams": ("sipe=folder",), "rows": ("cam",)}, "cams: 'sipe' is taken"),
+        ({"cams": ("seam=a", "seam=b")}, "cams: a name comes twice"),
         ({"thresholds": (1.5,)}, r"thresholds must be numbers in \[0, 1\]"),
         ({"scales": ()}, "scales must be"),
         ({"settings": ("psol:optim.epochs=1",)}, "METHOD one of cam, c2am, sipe, saliency"),
@@ -81,11 +83,16 @@ def test_what_means_nothing_is_refused_by_name(changes: dict[str, object], messa
 
 
 def test_the_table_tells_gains_and_the_papers_figures():
-    plain = {"miou": 40.0, "false_activation": 30.0, "missed_activation": 20.0, "classes": []}
+    first = [{"class": name, "iou": iou} for name, iou in (("chair", 25.0), ("bird", 50.0))]
+    plain = {
+        "miou": 40.0, "false_activation": 30.0, "missed_activation": 20.0, "classes": first,
+        "num_errors": 1, "num_images": 100,
+    }  # fmt: skip
     classes = [
-        {"class": "background", "iou": 90.0, "baseline_iou": 60.0},
-        {"class": "bird", "iou": 70.0, "baseline_iou": 50.0},
-        {"class": "chair", "iou": 20.0, "baseline_iou": 25.0},
+        {"class": "background", "iou": 90.0, "baseline_iou": 60.0, "gain": 30.0},
+        {"class": "bird", "iou": 70.0, "baseline_iou": 50.0, "gain": 20.0},
+        {"class": "chair", "iou": 20.0, "baseline_iou": 25.0, "gain": -5.0},
+        {"class": "dog", "iou": None, "baseline_iou": None, "gain": None},
     ]
     results = [
         Result(row=Row("cam"), threshold=0.3, metrics=plain),
@@ -95,8 +102,14 @@ def test_the_table_tells_gains_and_the_papers_figures():
     cues = Cues("c2am", {"foreground_iou": 60.0, "oracle_foreground_iou": 61.0, "pxap": 70.0})
     text = wsss_table.markdown(CONFIG, results, [cues], {"cam": training(CONFIG, "cam")})
     first, second = [line for line in text.splitlines() if line.startswith("| cam")]
-    assert first.startswith("| cam | 0.3 (oracle) | 40.0 | – | 30.0 | 20.0 | – | – | 48.0 to 55.6")
-    assert "| cam+c2am | c2am | 52.5 | +12.5 |" in second
+    assert first.startswith("| cam (1 of 100 without a mask) | 0.3 (oracle) | 40.0 | – | 30.0 |")
+    assert "| 20.0 | – | – | 48.0 to 55.6 (Table 5" in first
+    assert "| cam+c2am (1 of 100 without a mask) | c2am | 52.5 | +12.5 |" in second
+    # Table 4's order and its ranges over five methods.
+    assert "| bird | 50.0 | 70.0 | 36.7 to 57.5 | 77.9 to 80.5 |" in text
+    assert text.index("| bird") < text.index(
+        "| chair | 25.0 | 20.0 | 16.7 to 35.0 | 21.3 to 27.0 |"
+    )
     assert "| bird +20.0 | chair -5.0 | 63.9 to 66.0 (Table 5" in second
     assert "| c2am | 60.0 | 61.0 | 70.0 |" in text
     assert "cam: resnet50 from IMAGENET1K_V1, 5 epochs over train, batch 16" in text

@@ -9,7 +9,6 @@ import cv2
 import numpy as np
 from jaxtyping import Float, UInt8
 
-from c2am_dist.method.boxes import otsu_threshold
 from c2am_dist.method.crf import refine_labels
 from c2am_dist.method.edge_aware import guided_filter
 
@@ -87,6 +86,8 @@ def refine_by_crf(
     """
     foreground = 1 - cue
     if threshold is None:
+        from c2am_dist.method.boxes import otsu_threshold  # loads numba, which tasks do without
+
         low, high = float(foreground.min()), float(foreground.max())
         threshold = low + otsu_threshold(foreground) * (high - low)
     labels = (foreground > threshold).astype(np.uint8)

@@ -16,13 +16,19 @@ from c2am_dist.config import (
     TrainConfig,
 )
 from c2am_dist.config.reproduce_masks import WsssConfig
+from c2am_dist.data import label_map_files, shards
+from c2am_dist.data.row_files import LabelReport
 from c2am_dist.evaluation.masks import BASELINE, evaluate_masks
 from c2am_dist.labeling.job import label
+from c2am_dist.method import crf
 from c2am_dist.refinement.job import refine
 from c2am_dist.reproduce import wsss_table
 from c2am_dist.reproduce.wsss_rows import Row, folders, plan, trained, training
 from c2am_dist.reproduce.wsss_table import Cues, Result
 from c2am_dist.training import fit
+
+MAX_ERROR_FRACTION = 0.01
+"""Of a step's images: the default of the jobs."""
 
 
 def wsss(config: WsssConfig) -> tuple[list[Result], list[Cues]]:
@@ -32,6 +38,7 @@ def wsss(config: WsssConfig) -> tuple[list[Result], list[Cues]]:
         ValueError, OSError, TrainingStopped: as the jobs, with their messages.
     """
     rows = plan(config)
+    _refuse_early(config, rows)
     runs: dict[Method, TrainConfig] = {m: training(config, m) for m in trained(rows)}
     maps = {name: _maps(config, name) for name in dict.fromkeys(row.maps for row in rows)}
     cues = {name: _cues(config, name) for name in dict.fromkeys(row.cues for row in rows) if name}
@@ -51,6 +58,24 @@ def wsss(config: WsssConfig) -> tuple[list[Result], list[Cues]]:
                    "cues": [each.as_json() for each in scored]}  # fmt: skip
         storage.write_bytes(_join(config, "results.json"), _json(content))
     return results, scored
+
+
+def _refuse_early(config: WsssConfig, rows: list[Row]) -> None:
+    """Refuses what a later step would, before anything is trained.
+
+    Raises:
+        FileNotFoundError, ValueError: shards lack a column, a folder or the label map is not
+            there, or the extra ``crf`` is needed and missing; the message names it.
+    """
+    label_map_files.read(config.label_map)
+    LabelConfig(cue_threshold=config.cue_threshold)
+    if any(row.refinement == "crf" or row.cues == "saliency" for row in rows):
+        crf.check_installed()
+    for uri in folders(config).values():
+        if not storage.exists(uri):
+            raise FileNotFoundError(f"cams: {uri}: no such folder")
+    for uris, columns in ((config.train, ["labels"]), (config.val, ["labels", "mask"])):
+        shards.index([storage.absolute(uri) for uri in uris], columns=["image_id", *columns])
 
 
 def _maps(config: WsssConfig, name: str) -> str:
@@ -89,7 +114,7 @@ def _refine(
 ) -> str:
     output = _join(config, f"masks/{_name(row, threshold)}")
     _step("refine", output)
-    refine(
+    report = refine(
         RefineConfig(
             maps=(maps,),
             cues=(cues,) if cues else (),
@@ -101,7 +126,17 @@ def _refine(
             write_png=False,
         )
     )
+    _refuse_errors(output, report)
     return output
+
+
+def _refuse_errors(output: str, report: LabelReport) -> None:
+    """Raises ValueError where so many images failed that figures would be about that."""
+    if report.error_fraction > MAX_ERROR_FRACTION:
+        raise ValueError(
+            f"{output}: {report.num_errors} of {report.num_images} rows have an error; the column "
+            "'error' says why"
+        )
 
 
 def _name(row: Row, threshold: float | None) -> str:
@@ -118,7 +153,8 @@ def _label(config: WsssConfig, name: str, run: str, **flags: Any) -> str:
         "flip": True,
         "write_maps": "map",
     }
-    label(LabelConfig(checkpoint=run, output=output, **{**values, **flags}))
+    report = label(LabelConfig(checkpoint=run, output=output, **{**values, **flags}))
+    _refuse_errors(output, report)
     return output
 
 

@@ -9,6 +9,7 @@ from c2am_dist.reproduce.settings import changed
 
 Refinement = Literal["none", "crf", "guided"]
 TRAINED: tuple[Method, ...] = ("cam", "c2am", "sipe", "saliency")
+_OWN_MAPS = ("cam", "sipe", "sipe-cam")
 _PRESETS: dict[Method, str] = {
     "cam": "cam-voc",
     "c2am": "voc",
@@ -49,9 +50,10 @@ def plan(config: WsssConfig) -> list[Row]:
     """
     config.check_complete()
     rows = [_parse(name) for name in config.rows]
-    own = {row.maps for row in rows}
+    if len(folders(config)) < len(config.cams):
+        raise ValueError(f"cams: a name comes twice: {' '.join(config.cams)}")
     for name in folders(config):
-        if name in own or "+" in name or "/" in name:
+        if name in _OWN_MAPS or "+" in name or "/" in name:
             raise ValueError(f"cams: {name!r} is taken, or holds '+' or '/': choose another name")
         rows += [Row(name), Row(name, refinement="crf"), Row(name, "c2am")]
     for method in trained(rows):

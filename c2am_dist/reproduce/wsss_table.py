@@ -7,7 +7,7 @@ from typing import Any
 from c2am_dist import storage
 from c2am_dist.config import Method, TrainConfig
 from c2am_dist.config.reproduce_masks import WsssConfig
-from c2am_dist.reproduce.published_masks import TABLE_5
+from c2am_dist.reproduce.published_masks import CLASSES, TABLE_4, TABLE_5
 from c2am_dist.reproduce.wsss_rows import Row
 
 _TITLES = ("row", "background", "mIoU", "gain", "false", "missed", "gain most", "lose most",
@@ -55,6 +55,7 @@ def markdown(
         for each in cues:
             cells = [f"{each.metrics[name]:.1f}" for name in names]
             lines.append("| " + " | ".join([each.name, *cells]) + " |")
+    lines += ["", *_class_table(results)]
     lines += ["", "What was trained:", ""]
     lines += [f"- {_training(config, method, run)}" for method, run in runs.items()]
     return "\n".join(lines) + "\n"
@@ -65,9 +66,11 @@ def _line(result: Result, plain: float | None) -> str:
     is_plain = result.row == result.row.baseline
     has_gain = plain is not None and not is_plain
     background = result.row.cues or f"{result.threshold:g} (oracle)"
+    num_errors = int(metrics.get("num_errors", 0))
+    failed = f" ({num_errors} of {metrics['num_images']:.0f} without a mask)" if num_errors else ""
     best, worst = _extremes(metrics["classes"]) if has_gain else ("–", "–")
     cells = [
-        result.row.name,
+        result.row.name + failed,
         background,
         f"{metrics['miou']:.1f}",
         f"{metrics['miou'] - plain:+.1f}" if plain is not None and not is_plain else "–",
@@ -80,12 +83,40 @@ def _line(result: Result, plain: float | None) -> str:
     return "| " + " | ".join(cells) + " |"
 
 
+def _class_table(results: list[Result]) -> list[str]:
+    """IoU of each class that occurs, a column a row; the ranges of Table 4 for those it has."""
+    names = [result.row.name for result in results]
+    lines = ["| IoU | " + " | ".join(names) + " | CAM, Table 4 | + C²AM, Table 4 |"]
+    lines.append("|---|" + "---:|" * (len(names) + 2))
+    by_row = [{each["class"]: each["iou"] for each in r.metrics["classes"]} for r in results]
+    for name in sorted(by_row[0], key=_place):
+        found = [row.get(name) for row in by_row]
+        if any(value is not None for value in found):
+            cells = ["–" if value is None else f"{value:.1f}" for value in found]
+            lines.append("| " + " | ".join([name, *cells, *_published_class(name)]) + " |")
+    return lines
+
+
+def _place(name: str) -> tuple[int, str]:
+    """Classes of Table 4 in its order, others after them."""
+    return (CLASSES.index(name), "") if name in CLASSES else (len(CLASSES), name)
+
+
+def _published_class(name: str) -> tuple[str, str]:
+    """Lowest and highest IoU of a class among Table 4's five methods, before and after."""
+    if name not in CLASSES:
+        return "–", "–"
+    index = CLASSES.index(name)
+    before, after = ([getattr(row, kind)[index] for row in TABLE_4] for kind in ("cam", "c2am"))
+    return f"{min(before)} to {max(before)}", f"{min(after)} to {max(after)}"
+
+
 def _extremes(classes: list[dict[str, Any]]) -> tuple[str, str]:
     """The classes whose IoU gains most and least over the plain maps."""
     gains = {
-        each["class"]: each["iou"] - each["baseline_iou"]
+        each["class"]: each["gain"]
         for each in classes
-        if each.get("baseline_iou") is not None and each["class"] != "background"
+        if each["gain"] is not None and each["class"] != "background"
     }
     if not gains:
         return "–", "–"
