@@ -1,13 +1,20 @@
 """Segmentation's tables as a command: which rows, which training, and how they are told."""
 
 import dataclasses
+from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 
+from c2am_dist.config import PrepareConfig
 from c2am_dist.config.reproduce_masks import WsssConfig
+from c2am_dist.data.prepare import prepare
+from c2am_dist.data.scenes import write_voc_scenes
 from c2am_dist.reproduce import wsss_table
 from c2am_dist.reproduce.wsss_rows import Row, plan, trained, training
 from c2am_dist.reproduce.wsss_table import Cues, Result
+from tests.conftest import BASE
+from tests.images import write_shards
 
 CONFIG = WsssConfig(
     train=("train",), val=("val",), output="out", start="resnet50:supervised=IMAGENET1K_V1"
@@ -113,3 +120,58 @@ def test_the_table_tells_gains_and_the_papers_figures():
     assert "| bird +20.0 | chair -5.0 | 63.9 to 66.0 (Table 5" in second
     assert "| c2am | 60.0 | 61.0 | 70.0 |" in text
     assert "cam: resnet50 from IMAGENET1K_V1, 5 epochs over train, batch 16" in text
+
+
+@pytest.mark.slow
+def test_every_row_is_made_and_made_once(ray_cluster: Path, tmp_path: Path):
+    pytest.importorskip("pydensecrf", reason="dense CRF is optional: pip install pydensecrf2")
+    from c2am_dist.reproduce.wsss import wsss
+
+    scenes = tmp_path / "voc"
+    write_voc_scenes(scenes, num_train=24, num_val=8, size_px=64)
+    uris = {split: str(tmp_path / split) for split in ("train", "val")}
+    for split, uri in uris.items():
+        prepare(PrepareConfig(format="voc", input=(str(scenes),), split=split, output=uri))
+    tiny = {k: v for k, v in BASE.items() if k.startswith(("data", "optim", "scaling", "run"))}
+    config = WsssConfig(
+        train=(uris["train"],),
+        val=(uris["val"],),
+        output=str(tmp_path / "out"),
+        label_map=str(scenes / "classes.txt"),
+        start="resnet18:random=none",
+        rows=("cam", "cam+crf", "cam+guided", "cam+c2am", "cam+saliency", "sipe-cam", "sipe"),
+        thresholds=(0.2, 0.5),
+        scales=(1.0,),
+        cue_threshold="otsu",
+        settings=tuple(f"all:{path}={value}" for path, value in tiny.items()),
+    )
+    first, cues = wsss(config)
+    assert [result.row.name for result in first] == list(config.rows)
+    assert [each.name for each in cues] == ["c2am", "saliency"]
+    assert all(result.metrics["num_images"] == 8 for result in first)
+    files = {p: p.stat().st_mtime_ns for p in (tmp_path / "out").rglob("*.parquet")}
+    again, _ = wsss(config)
+    assert [r.metrics for r in again] == [r.metrics for r in first]
+    assert {p: p.stat().st_mtime_ns for p in files} == files, "made again"
+    runs = {method: training(config, method) for method in trained(plan(config))}
+    table = (tmp_path / "out/table.md").read_text()
+    assert table == wsss_table.markdown(config, again, cues, runs)
+
+
+def test_what_a_later_step_would_refuse_is_refused_before_training(tmp_path: Path):
+    from c2am_dist.reproduce.wsss import wsss
+
+    shards = write_shards(tmp_path / "shards", 4)
+    config = changed(train=(shards,), val=(shards,), rows=("cam",), output=str(tmp_path / "out"))
+    without = tmp_path / "without.parquet"
+    written = next(Path(shards).glob("*.parquet"))
+    pq.write_table(pq.read_table(written).drop_columns(["mask"]), without)
+    with pytest.raises(ValueError, match=r"without\.parquet: column 'mask' is missing"):
+        wsss(dataclasses.replace(config, val=(str(without),)))
+    with pytest.raises(FileNotFoundError, match="nowhere: no such file, and no label map"):
+        wsss(dataclasses.replace(config, label_map=str(tmp_path / "nowhere")))
+    with pytest.raises(FileNotFoundError, match=r"cams: .*nowhere: no such folder"):
+        wsss(dataclasses.replace(config, cams=(f"seam={tmp_path}/nowhere",), rows=("cam",)))
+    with pytest.raises(ValueError, match="cue_threshold"):
+        wsss(dataclasses.replace(config, cue_threshold=1.5))
+    assert not (tmp_path / "out").exists()
