@@ -277,7 +277,7 @@ def test_baseline_shows_which_classes_gain_and_lose(tmp_path: Path):
     ("masks", "truth", "message"),
     [
         ({"im": left(77)}, {"im": left(1)}, r"image 'im': .*masks/im.png: prediction holds 77"),
-        ({"im": left(1)}, {"im": left(99)}, r"image 'im': .*truth holds 99"),
+        ({"im": left(1)}, {"im": left(99)}, r"image 'im': .*truth/im.png: annotation holds 99"),
         ({"im": left(1)[:6]}, {"im": left(1)}, r"masks/im.png: prediction \(6, 16\) and truth"),
         ({"im": left(1)}, {"other": left(1)}, r"no mask, such as of 'im', is of an image of"),
         ({"im": left(1)}, {"im": np.full(SIZE, 255)}, "no pixel of a scored image is annotated"),
@@ -290,6 +290,24 @@ def test_masks_that_cannot_be_scored_are_refused(
     with pytest.raises(ValueError, match=message):
         evaluate(tmp_path, *folders)
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("found", "annotated", "message"),
+    [
+        (200, 20, r"masks/im.png: prediction holds 200, which is not of the label map"),
+        (20, 21, r"truth/im.png: annotation holds 21, which is no id of the label map"),
+    ],
+)
+def test_ids_outside_the_label_map_are_no_foreground(
+    tmp_path: Path, found: int, annotated: int, message: str
+):
+    folders = [
+        write_pngs(tmp_path / n, {"im": left(i)})
+        for n, i in (("masks", found), ("truth", annotated))
+    ]
+    with pytest.raises(ValueError, match=f"image 'im': .*{message}"):
+        evaluate(tmp_path, *folders, foreground_only=True)
 
 
 @pytest.mark.parametrize("side", ["masks", "truth"])
@@ -306,6 +324,11 @@ def test_ids_of_other_classes_are_refused(tmp_path: Path):
     with pytest.raises(ValueError, match="1 is 'person' there and 'aeroplane' here"):
         evaluate(tmp_path, masks, shards)
     assert evaluate(tmp_path, masks, shards, foreground_only=True)
+    far = write_masks(tmp_path / "far/0.parquet", {"im": left(80)}, COCO.names)
+    assert evaluate(tmp_path, far, shards, foreground_only=True)["sipe+cue"]["miou"] > 99
+    write_shard(tmp_path / "shards/0.parquet", {"im": left(201)})
+    with pytest.raises(ValueError, match="annotation holds 201"):
+        evaluate(tmp_path, far, shards, label_map="coco")
 
 
 def test_unfinished_and_doubled_masks_are_refused(tmp_path: Path):

@@ -109,9 +109,15 @@ def test_known_masks_are_in_the_data_sets_own_ids(tmp_path: Path):
     assert row["iou"] == 1.0 and row["found"] == [["toothbrush", 0.25]]
 
 
-def test_a_mask_beyond_the_label_map_names_its_image(tmp_path: Path):
-    made = write_masks(tmp_path, {"x": masked(shape(SIZE, 21))})
-    with pytest.raises(ValueError, match="masks of image 'x': 21 is none of 21 ids"):
+@pytest.mark.parametrize(
+    ("mask", "truth", "message"),
+    [(21, 1, "21 is none of 21 ids"), (1, 21, "annotation holds 21, which is no id")],
+)
+def test_a_mask_beyond_the_label_map_names_its_image(
+    tmp_path: Path, mask: int, truth: int, message: str
+):
+    made = write_masks(tmp_path, {"x": masked(shape(SIZE, mask), shape(SIZE, truth))})
+    with pytest.raises(ValueError, match=f"masks of image 'x': {message}"):
         make(tmp_path / "report", **of(made))
 
 
