@@ -41,10 +41,9 @@ class Scoring:
         Raises:
             ValueError: it cannot be decoded, or holds an id that the label map does not know.
         """
-        mask = decode_mask(data)
         if self.is_agreement:
-            return (mask >= AGREEMENT).astype(np.uint8)
-        mask = self.label_map.from_annotation(mask)
+            return (decode_mask(data, keeps_levels=True) >= AGREEMENT).astype(np.uint8)
+        mask = self.label_map.from_annotation(decode_mask(data))
         return foreground(mask) if self.is_binary else mask
 
     def prediction(self, data: bytes) -> np.ndarray:
