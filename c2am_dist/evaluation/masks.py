@@ -136,13 +136,17 @@ def _difference(ours: tuple[str, ...], theirs: tuple[str, ...]) -> str:
 def _score(masks: MaskSet, joined: Joined, annotations: MaskSet, scoring: Scoring) -> Scored:
     tally, running = MaskTally.empty(len(scoring.classes)), deque[ray.ObjectRef]()
     own = _of_set(scoring, masks)
-    for unit in _units(masks, joined, annotations):
-        args = (unit, masks.column, annotations.column, own)
-        running.append(_score_unit.remote(*args))
-        if len(running) > _IN_FLIGHT:
+    try:
+        for unit in _units(masks, joined, annotations):
+            args = (unit, masks.column, annotations.column, own)
+            running.append(_score_unit.remote(*args))
+            if len(running) > _IN_FLIGHT:
+                tally = tally.merge(pickle.loads(ray.get(running.popleft())))
+        while running:
             tally = tally.merge(pickle.loads(ray.get(running.popleft())))
-    for ref in running:
-        tally = tally.merge(pickle.loads(ray.get(ref)))
+    finally:  # of the others nothing is wanted where one fails
+        for ref in running:
+            ray.cancel(ref)
     if tally.num_images == 0 or not tally.confusion.counts.any():
         raise ValueError(
             f"{', '.join(annotations.uris)}: no pixel of a scored image is annotated "

@@ -14,11 +14,11 @@ import pytest
 
 from c2am_dist import schema
 from c2am_dist.config import EvaluateMasksConfig
-from c2am_dist.data import label_set
+from c2am_dist.data import label_set, mask_sets
 from c2am_dist.evaluation.masks import evaluate_masks
 from c2am_dist.method import cues
 from c2am_dist.method.images import encode_png8
-from c2am_dist.method.label_maps import COCO, VOC, encode_mask
+from c2am_dist.method.label_maps import COCO, VOC, LabelMap, encode_mask
 from c2am_dist.method.metrics import PixelPrecision
 from tests.images import encoded, noise
 
@@ -57,7 +57,7 @@ def write_shard(path: Path, masks: Masks) -> str:
     return _write(path, pa.Table.from_pylist(rows, schema.SHARD))
 
 
-def write_masks(path: Path, masks: Masks, names: tuple[str, ...] = VOC.names) -> str:
+def write_masks(path: Path, masks: Masks, label_map: LabelMap = VOC) -> str:
     """A file of pseudo masks; None is a row with an error."""
     rows = [
         row(name, schema.PSEUDO_MASKS, maps_sha256="0")
@@ -65,7 +65,7 @@ def write_masks(path: Path, masks: Masks, names: tuple[str, ...] = VOC.names) ->
         for name, mask in masks.items()
     ]
     table = pa.Table.from_pylist(rows, schema.PSEUDO_MASKS)
-    metadata = {"c2am_dist.method": "sipe+cue", "c2am_dist.label_map": json.dumps(names)}
+    metadata = {"c2am_dist.method": "sipe+cue"} | mask_sets.to_metadata(label_map)
     return _write(path, table.replace_schema_metadata(metadata))
 
 
@@ -180,7 +180,7 @@ def test_cocos_category_ids_become_the_masks_ids(tmp_path: Path):
     truth = left(90)  # toothbrush
     truth[:, 12:] = 200  # stuff
     write_shard(tmp_path / "shards/0.parquet", {"im": truth})
-    masks = write_masks(tmp_path / "masks/0.parquet", {"im": left(80)}, COCO.names)
+    masks = write_masks(tmp_path / "masks/0.parquet", {"im": left(80)}, COCO)
     metrics = evaluate(tmp_path, masks, str(tmp_path / "shards"), label_map="coco")
     assert metrics["sipe+cue"]["miou_present"] == pytest.approx(100)
     assert classes_of(tmp_path)["toothbrush"]["iou"] == pytest.approx(100)
@@ -320,11 +320,11 @@ def test_picture_in_colour_is_refused_by_name(tmp_path: Path, side: str):
 
 def test_ids_of_other_classes_are_refused(tmp_path: Path):
     shards = write_shard(tmp_path / "shards/0.parquet", {"im": left(1)})
-    masks = write_masks(tmp_path / "masks/0.parquet", {"im": left(1)}, COCO.names)
+    masks = write_masks(tmp_path / "masks/0.parquet", {"im": left(1)}, COCO)
     with pytest.raises(ValueError, match="1 is 'person' there and 'aeroplane' here"):
         evaluate(tmp_path, masks, shards)
     assert evaluate(tmp_path, masks, shards, foreground_only=True)
-    far = write_masks(tmp_path / "far/0.parquet", {"im": left(80)}, COCO.names)
+    far = write_masks(tmp_path / "far/0.parquet", {"im": left(80)}, COCO)
     assert evaluate(tmp_path, far, shards, foreground_only=True)["sipe+cue"]["miou"] > 99
     write_shard(tmp_path / "shards/0.parquet", {"im": left(201)})
     with pytest.raises(ValueError, match="annotation holds 201"):
