@@ -1,7 +1,7 @@
 """Sets of pseudo masks: told apart from other label sets, and what their ids mean."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from c2am_dist import schema
 from c2am_dist.data import shards
@@ -39,7 +39,23 @@ def read_label_map(files: Sequence[File]) -> LabelMap:
 def _of_file(uri: str) -> LabelMap:
     arrow_schema = shards.read_schema(uri)
     shards.check_columns(uri, arrow_schema, ["pseudo_mask"], schema.PSEUDO_MASKS)
-    metadata = arrow_schema.metadata or {}
+    return of_metadata(uri, arrow_schema.metadata or {})
+
+
+def to_metadata(label_map: LabelMap) -> dict[str, str]:
+    """What a file of pseudo masks says of its ids."""
+    return {
+        NAMES: json.dumps(label_map.names),
+        PUBLISHED_IDS: json.dumps(label_map.published_ids),
+    }
+
+
+def of_metadata(uri: str, metadata: Mapping[bytes, bytes]) -> LabelMap:
+    """What the ids of a file of pseudo masks mean; the URI is for messages.
+
+    Raises:
+        ValueError: the metadata do not say it, or not as :func:`to_metadata` does; names the file.
+    """
     try:
         names = json.loads(metadata[NAMES.encode()])
         published_ids = json.loads(metadata[PUBLISHED_IDS.encode()])

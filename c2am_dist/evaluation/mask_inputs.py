@@ -4,7 +4,6 @@ Of either side the driver holds ids and where each mask lies; nothing is decoded
 """
 
 import dataclasses
-import json
 from collections import defaultdict
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -15,7 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from c2am_dist import names, schema, storage
-from c2am_dist.data import label_set, named_files, shards
+from c2am_dist.data import label_set, mask_sets, named_files, shards
 from c2am_dist.data.shards import RowGroup
 from c2am_dist.evaluation import inputs
 
@@ -133,19 +132,9 @@ def _origin(uri: str) -> _Origin:
     method = metadata.get(b"c2am_dist.method", NO_METHOD.encode()).decode(errors="replace")[:64]
     if column == "background_cue":
         return _Origin(column, method, None)
-    return _Origin(column, method, _label_names(uri, metadata))
-
-
-def _label_names(uri: str, metadata: dict[bytes, bytes]) -> tuple[str, ...] | None:
-    text = metadata.get(b"c2am_dist.label_map")
-    if text is None:
-        return None
-    try:
-        found = json.loads(text)
-        assert isinstance(found, list) and all(isinstance(name, str) for name in found)
-    except (ValueError, RecursionError, AssertionError) as error:
-        raise ValueError(f"{uri}: metadata c2am_dist.label_map is no list of names") from error
-    return tuple(found)
+    if mask_sets.NAMES.encode() not in metadata:
+        return _Origin(column, method, None)
+    return _Origin(column, method, mask_sets.of_metadata(uri, metadata).names)
 
 
 def _index(
@@ -183,7 +172,7 @@ class Joined(NamedTuple):
     """Which masks are of annotated images."""
 
     masks: np.ndarray
-    """int64: their places in the mask set, in its order,"""
+    """int64: their places in the mask set, in its order or, of PNG files, the annotations',"""
     annotations: np.ndarray
     """and those of the same images in the annotations."""
     num_missing: int
@@ -210,10 +199,14 @@ def join(masks: MaskSet, annotations: MaskSet) -> Joined:
             f"{', '.join(masks.uris)}: no mask, such as of {masks.ids[0].as_py()!r}, is of an "
             f"image of {', '.join(annotations.uris)}, such as {annotations.ids[0].as_py()!r}"
         )
-    places = np.flatnonzero(is_known)
+    places, notes = np.flatnonzero(is_known), found.drop_null().to_numpy()
+    if not masks.column:
+        # Files are read one by one in any order, row groups of shuffled shards once each in theirs.
+        order = np.lexsort(annotations.index[notes].T[::-1])
+        places, notes = places[order], notes[order]
     return Joined(
         places,
-        found.drop_null().to_numpy(),
+        notes,
         num_missing=len(theirs) - len(places),
         num_extra=len(ours) - len(places),
     )

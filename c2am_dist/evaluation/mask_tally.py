@@ -7,7 +7,7 @@ import numpy as np
 
 from c2am_dist.evaluation.mask_inputs import Encoded
 from c2am_dist.method import cues
-from c2am_dist.method.confusion import ConfusionMatrix, foreground
+from c2am_dist.method.confusion import IGNORED, ConfusionMatrix, foreground
 from c2am_dist.method.images import decode_mask, decode_png8
 from c2am_dist.method.label_maps import LabelMap
 from c2am_dist.method.metrics import PixelPrecision
@@ -24,6 +24,8 @@ class Scoring:
 
     label_map: LabelMap
     """Of the annotations, in their own ids."""
+    num_ids: int
+    """Of the masks, the background's among them: 0 to ``num_ids`` - 1 are classes."""
     is_binary: bool
     """Background against all else."""
     is_agreement: bool
@@ -34,15 +36,32 @@ class Scoring:
         return ("background", "foreground") if self.is_binary else self.label_map.names
 
     def truth(self, data: bytes) -> np.ndarray:
-        """The annotated mask (uint8, h w) in ids 0 to K, 255 ignored; raises ImageError."""
-        mask = decode_mask(data)
+        """The annotated mask (uint8, h w) in ids 0 to K, 255 ignored.
+
+        Raises:
+            ValueError: it cannot be decoded, or holds an id that the label map does not know.
+        """
         if self.is_agreement:
-            return (mask >= AGREEMENT).astype(np.uint8)
-        # Ids that are contiguous already stay, so that one that is no class is refused; of the
-        # others some are no class by right, such as COCO's stuff.
-        if self.label_map.published_ids != tuple(range(len(self.label_map))):
-            mask = self.label_map.from_published(mask)
+            return (decode_mask(data, keeps_levels=True) >= AGREEMENT).astype(np.uint8)
+        mask = self.label_map.from_annotation(decode_mask(data))
         return foreground(mask) if self.is_binary else mask
+
+    def prediction(self, data: bytes) -> np.ndarray:
+        """A pseudo mask (uint8, h w) in ids 0 to K.
+
+        Raises:
+            ValueError: it cannot be decoded, or holds an id that is no class.
+        """
+        mask = decode_mask(data)
+        if not self.is_binary:
+            return mask  # the confusion matrix looks at its ids, where the truth is not ignored
+        strays = mask[(mask >= self.num_ids) & (mask != IGNORED)]
+        if len(strays):
+            raise ValueError(
+                f"prediction holds {strays[0]}, which is not of the label map (0 to "
+                f"{self.num_ids - 1})"
+            )
+        return foreground(mask)
 
 
 @dataclasses.dataclass(slots=True)
@@ -84,8 +103,9 @@ class MaskTally:
             self._add_mask(found, truth, scoring)
 
     def _add_mask(self, found: Encoded, truth: np.ndarray, scoring: Scoring) -> None:
-        mask = np.zeros_like(truth) if found.error is not None else _from(found, decode_mask)
-        self._count(found, foreground(mask) if scoring.is_binary else mask, truth)
+        is_error = found.error is not None
+        mask = np.zeros_like(truth) if is_error else _from(found, scoring.prediction)
+        self._count(found, mask, truth)
 
     def _add_cue(self, found: Encoded, truth: np.ndarray) -> None:
         activation = np.zeros(truth.shape, np.float32)

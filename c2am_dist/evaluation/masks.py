@@ -4,6 +4,7 @@ Tasks read and decode some hundred pairs each and return counts; the driver merg
 the ids of both sides and where each mask lies. No mask leaves the task that reads it.
 """
 
+import dataclasses
 import json
 import logging
 import pickle
@@ -24,6 +25,7 @@ from c2am_dist.evaluation.figures import Metrics
 from c2am_dist.evaluation.job import markdown, uri_of_table
 from c2am_dist.evaluation.mask_inputs import UNIT_IMAGES, Joined, MaskSet, Place
 from c2am_dist.evaluation.mask_tally import MaskTally, Scoring
+from c2am_dist.method.confusion import IGNORED
 
 FORMAT = 1
 """Of the file of classes; raised whenever it changes meaning."""
@@ -108,7 +110,20 @@ def _scoring(config: EvaluateMasksConfig, masks: MaskSet, baseline: MaskSet | No
                 f"{', '.join(each.uris)}: its ids mean other classes than those of --label-map "
                 f"{config.label_map}: {_difference(each.label_names or (), label_map.names)}"
             )
-    return Scoring(label_map=label_map, is_binary=is_binary, is_agreement=config.agreement_masks)
+    return Scoring(
+        label_map=label_map,
+        num_ids=len(label_map),
+        is_binary=is_binary,
+        is_agreement=config.agreement_masks,
+    )
+
+
+def _of_set(scoring: Scoring, masks: MaskSet) -> Scoring:
+    """How one set of masks is compared: of two classes its own label map may be another."""
+    if masks.label_names is not None:
+        return dataclasses.replace(scoring, num_ids=len(masks.label_names))
+    # Grey levels say nothing of the masks' ids.
+    return dataclasses.replace(scoring, num_ids=IGNORED) if scoring.is_agreement else scoring
 
 
 def _difference(ours: tuple[str, ...], theirs: tuple[str, ...]) -> str:
@@ -120,13 +135,18 @@ def _difference(ours: tuple[str, ...], theirs: tuple[str, ...]) -> str:
 
 def _score(masks: MaskSet, joined: Joined, annotations: MaskSet, scoring: Scoring) -> Scored:
     tally, running = MaskTally.empty(len(scoring.classes)), deque[ray.ObjectRef]()
-    for unit in _units(masks, joined, annotations):
-        args = (unit, masks.column, annotations.column, scoring)
-        running.append(_score_unit.remote(*args))
-        if len(running) > _IN_FLIGHT:
+    own = _of_set(scoring, masks)
+    try:
+        for unit in _units(masks, joined, annotations):
+            args = (unit, masks.column, annotations.column, own)
+            running.append(_score_unit.remote(*args))
+            if len(running) > _IN_FLIGHT:
+                tally = tally.merge(pickle.loads(ray.get(running.popleft())))
+        while running:
             tally = tally.merge(pickle.loads(ray.get(running.popleft())))
-    for ref in running:
-        tally = tally.merge(pickle.loads(ray.get(ref)))
+    finally:  # of the others nothing is wanted where one fails
+        for ref in running:
+            ray.cancel(ref)
     if tally.num_images == 0 or not tally.confusion.counts.any():
         raise ValueError(
             f"{', '.join(annotations.uris)}: no pixel of a scored image is annotated "

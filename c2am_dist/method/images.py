@@ -36,6 +36,7 @@ _FORMATS: tuple[tuple[bytes, type[ImageFile.ImageFile]], ...] = (
 )
 _ORIENTATION_TAG = 0x0112
 _PNG_HEADER = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR"
+_BIT_DEPTH = 24  # where a PNG says it
 MAX_PIXELS = 100e6
 """Most pixels to decode where nothing else is said: what bounds memory."""
 # A scan of a progressive JPEG may be a hundred bytes and takes as long as any other. Real files
@@ -198,11 +199,16 @@ def decode_png8(data: bytes) -> Float[np.ndarray, "h w"]:
     return _decode_png(data, np.uint8)
 
 
-def decode_mask(data: bytes) -> UInt8[np.ndarray, "h w"]:
+def decode_mask(data: bytes, *, keeps_levels: bool = False) -> UInt8[np.ndarray, "h w"]:
     """The class ids of a mask file: the samples of a grayscale, the indices of a palette PNG.
 
     A PNG in colour (RGB) is read where all its colours are those that VOC's masks show ids 0 to
     20 and 255 in.
+
+    Args:
+        data: the file.
+        keeps_levels: a grayscale of 2 or 4 bits is spread over 0 to 255, as it is shown: its
+            samples are grey levels and no ids.
 
     Raises:
         ImageError: unreadable, larger than `MAX_PIXELS`, or another picture in colour.
@@ -217,7 +223,9 @@ def decode_mask(data: bytes) -> UInt8[np.ndarray, "h w"]:
     except Exception as error:
         raise ImageError(f"unreadable {image.format}: {error}") from error
     if not is_colour:
-        return pixels
+        depth = data[_BIT_DEPTH] if image.format == "PNG" and image.mode == "L" else 8
+        # PIL spreads fewer bits over 0 to 255.
+        return pixels if depth == 8 or keeps_levels else pixels // (255 // (2**depth - 1))
     try:
         return ids_of_colours(pixels)
     except ValueError as error:

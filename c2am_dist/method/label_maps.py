@@ -18,6 +18,8 @@ _BACKGROUND = "background"
 _MAX_CLASSES = IGNORED - 1  # ids 1 to 254
 # Of COCO's 91 categories these have no annotated instances, so 80 are left.
 _COCO_UNUSED = (12, 26, 29, 30, 45, 66, 68, 69, 71, 83, 91)
+_COCO_NO_THING = (*_COCO_UNUSED, *range(92, 201))
+"""Ids that masks of COCO may hold without being a class here: unused ones, and stuff's."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -53,12 +55,25 @@ class LabelMap:
             raise ValueError(f"{class_id} is none of {len(self.names)} class ids")
         return self.names[class_id]
 
-    def from_published(self, mask: UInt8[np.ndarray, "h w"]) -> UInt8[np.ndarray, "h w"]:
-        """A mask of the data set's own ids in ids 0 to K.
+    def from_annotation(self, mask: UInt8[np.ndarray, "h w"]) -> UInt8[np.ndarray, "h w"]:
+        """An annotated mask, of the data set's own ids, in ids 0 to K.
 
-        Ids that are no class become background, such as COCO's stuff and unlabeled pixels;
-        255 stays ignored.
+        0 is background, and of COCO also ids without instances and stuff (92 to 200); 255 stays
+        ignored.
+
+        Raises:
+            ValueError: it holds another id; it is named.
         """
+        is_stray = np.ones(256, bool)
+        is_stray[[0, IGNORED, *self.published_ids]] = False
+        if self.published_ids == COCO.published_ids:
+            is_stray[list(_COCO_NO_THING)] = False
+        strays = mask[is_stray[mask]]
+        if len(strays):
+            raise ValueError(
+                f"annotation holds {strays[0]}, which is no id of the label map "
+                f"({self.names[1]} to {self.names[-1]})"
+            )
         table = np.zeros(256, np.uint8)
         table[list(self.published_ids)] = np.arange(len(self.names))
         table[IGNORED] = IGNORED

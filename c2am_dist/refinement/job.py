@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from c2am_dist import __version__, storage
 from c2am_dist.config import RefineConfig, digest, to_json
-from c2am_dist.data import label_map_files, label_set, row_files, shards
+from c2am_dist.data import label_map_files, label_set, mask_sets, row_files, shards
 from c2am_dist.data.label_set import LabelFile
 from c2am_dist.data.row_files import LabelReport, PlannedFile
 from c2am_dist.method.crf import CRFMissingError
@@ -136,8 +136,6 @@ def _work(
         digests["cues_sha256"] = cues.sha256
     metadata = digests | {
         "method": f"{maps.method}+{background}",
-        "label_map": json.dumps(label_map.names),
-        "published_ids": json.dumps(label_map.published_ids),
         "config": to_json(same),
         "package_version": __version__,
     }
@@ -153,7 +151,8 @@ def _work(
     return Work(
         how=how,
         common=common | {"threshold": config.threshold, "refinement": config.refinement},
-        metadata={f"c2am_dist.{key}": value for key, value in metadata.items()},
+        metadata={f"c2am_dist.{key}": value for key, value in metadata.items()}
+        | mask_sets.to_metadata(label_map),
         png_folder=storage.join(storage.absolute(config.output), PNG_FOLDER)
         if config.write_png
         else "",

@@ -1,96 +1,93 @@
 """An evaluation of pseudo masks: mIoU and its parts, and each class."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
+from c2am_dist import storage
 from c2am_dist.config import EvaluateMasksConfig
 from c2am_dist.report import provenance
 from c2am_dist.report.page import Section, Table, Text, json_lines, shown
 
 FORMAT = 1
-"""Of the metrics, which this version reads."""
+"""Of the file of classes (`evaluation.masks.FORMAT`)."""
 _TITLES = {
+    "miou": "mIoU",
+    "miou_present": "mIoU of those present",
     "iou": "IoU",
     "baseline_iou": "IoU of the baseline",
-    "gain": "gain",
-    "false_activation": "false activation",
-    "missed_activation": "missed activation",
+    "pxap": "PxAP",
 }
 
 
-def is_of_masks(content: Mapping[str, Any]) -> bool:
-    """Whether a file of metrics is that of masks."""
-    return "miou" in content and "classes" in content
+def is_of_masks(metrics: Mapping[str, Any]) -> bool:
+    """Whether metrics, by method, are those of masks."""
+    return any(isinstance(figures, dict) and "miou" in figures for figures in metrics.values())
 
 
-def section(uri: str, content: Mapping[str, Any]) -> Section:
+def section(uri: str, metrics: Mapping[str, Any]) -> Section:
     """Tables of the metrics of masks.
 
     Args:
-        uri: of the file, for messages.
-        content: what it holds.
+        uri: of the metrics; classes are shown where their file stands beside it.
+        metrics: what it holds.
 
     Raises:
-        ValueError: it holds something else; names the file and the field.
+        ValueError: a file holds something else; names it and the field.
     """
-    if content.get("format") != FORMAT:
-        raise ValueError(f"{uri}: not of format {FORMAT}, which this version reads")
-    classes = content["classes"]
-    if not isinstance(classes, list) or not all(isinstance(row, dict) for row in classes):
-        raise ValueError(f"{uri}: no list of classes")
-    texts = []
-    if isinstance(content.get("config"), dict):
-        config = content["config"]
-        line = provenance.command("evaluate_masks.py", config, EvaluateMasksConfig())
-        texts = [Text("Evaluation: command", [line])]
-    texts.append(Text("Metrics as JSON", json_lines(content)))
+    tables, texts = [_summary(uri, metrics)], []
+    classes_uri = f"{uri.removesuffix('.json')}.classes.json"
+    if storage.exists(classes_uri):
+        content = storage.read_json(classes_uri)
+        if content.get("format") != FORMAT:
+            raise ValueError(f"{classes_uri}: not of format {FORMAT}, which this version reads")
+        tables.append(_classes(classes_uri, content.get("classes")))
+        if isinstance(content.get("config"), dict):
+            config = content["config"]
+            line = provenance.command("evaluate_masks.py", config, EvaluateMasksConfig())
+            texts = [Text("Evaluation: command", [line])]
+    texts.append(Text("metrics.json", json_lines(metrics)))
     return Section(
         id="scores",
         title="Scores of the masks",
         notes=[
-            "In percent, but for counts. IoU, false and missed activation of a class are shares of "
-            "its union, and add up to 100."
+            "In percent, but for thresholds (shares) and counts. IoU, false and missed activation "
+            "of a class are shares of its union, and add up to 100."
         ],
-        tables=[_summary(uri, content), _classes(uri, classes)],
+        tables=tables,
         texts=texts,
     )
 
 
-def _summary(uri: str, content: Mapping[str, Any]) -> Table:
-    """All figures beside the classes'."""
-    skip = ("format", "package_version", "config", "classes")
-    rows = []
-    for name, value in content.items():
-        if name not in skip and not isinstance(value, dict | list | str | bool):
-            title = {"miou": "mIoU", "baseline_miou": "mIoU of the baseline"}.get(name, name)
-            rows.append((shown(title.replace("_", " ")), _cell(uri, name, value)))
-    return Table("Metrics", ("metric", "value"), rows)
-
-
-def _classes(uri: str, classes: Sequence[Mapping[str, Any]]) -> Table:
-    """A row a class, the worst first, with what it gains where there is a baseline."""
-    with_gain = [_with_gain(uri, row) for row in classes]
-    named = dict.fromkeys(name for row in with_gain for name in row if name != "class")
-    columns = [name for name in _TITLES if name in named]
-    columns += [name for name in named if name not in _TITLES]
-    ordered = sorted(with_gain, key=lambda row: _rank(row.get("iou")))
+def _summary(uri: str, metrics: Mapping[str, Any]) -> Table:
+    """All figures, a column for each method."""
+    for method, figures in metrics.items():
+        if not isinstance(figures, dict):
+            raise ValueError(f"{uri}: {method!r:.100} is no object of numbers")
+    named = dict.fromkeys(name for figures in metrics.values() for name in figures)
     rows = [
-        [shown(str(row.get("class"))), *(_cell(uri, name, row.get(name)) for name in columns)]
-        for row in ordered
+        (_title(name), *(_cell(uri, name, figures.get(name)) for figures in metrics.values()))
+        for name in named
     ]
-    head = ["class", *(_TITLES.get(name, shown(name.replace("_", " "))) for name in columns)]
-    return Table("Classes, the worst first", head, rows)
+    return Table("Metrics", ("metric", *map(shown, metrics)), rows)
 
 
-def _with_gain(uri: str, row: Mapping[str, Any]) -> dict[str, Any]:
-    for name, value in row.items():
-        if name != "class":
-            _cell(uri, name, value)
-    ours, theirs = row.get("iou"), row.get("baseline_iou")
-    if ours is None or theirs is None:
-        return dict(row)
-    return {**row, "gain": ours - theirs}
+def _classes(uri: str, classes: object) -> Table:
+    """A row a class, the worst first, with what it gains where there is a baseline."""
+    if not isinstance(classes, list) or not all(isinstance(row, dict) for row in classes):
+        raise ValueError(f"{uri}: no list of classes")
+    columns = list(dict.fromkeys(name for row in classes for name in row if name != "class"))
+    cells = [
+        [shown(str(row.get("class"))), *(_cell(uri, name, row.get(name)) for name in columns)]
+        for row in classes
+    ]
+    order = sorted(range(len(classes)), key=lambda i: _rank(classes[i].get("iou")))
+    head = ["class", *map(_title, columns)]
+    return Table("Classes, the worst first", head, [cells[i] for i in order])
+
+
+def _title(name: str) -> str:
+    return _TITLES.get(name, shown(name.replace("_", " ")))
 
 
 def _rank(value: float | None) -> float:
@@ -107,4 +104,6 @@ def _cell(uri: str, name: str, value: object) -> str:
         return "–"
     if name.startswith("num_"):
         return f"{value:,}"
+    if name.endswith("threshold"):
+        return f"{value:.3g}"
     return f"{value:+.1f}" if name == "gain" else f"{value:.1f}"

@@ -107,7 +107,7 @@ def _made(
     data, known = stored[row.image_id], found.get("mask")
     try:
         pseudo = None if data is None else images.decode_mask(data)
-        truth = None if known is None else label_map.from_published(images.decode_mask(known))
+        truth = None if known is None else label_map.from_annotation(images.decode_mask(known))
         iou = mean_iou(pseudo, truth, len(label_map))
     except ValueError as error:
         raise ValueError(f"masks of image {row.image_id!r}: {error}") from error

@@ -165,7 +165,7 @@ def draw(
             pixels=shown[image_id][0],
             masks=[each.get(image_id) for each in found],
             cue=cue_of.get(image_id),
-            truth=_truth(shown[image_id][1], truths),
+            truth=_truth(image_id, shown[image_id][1], truths),
         )
         for image_id in chosen
     ]
@@ -211,8 +211,11 @@ def _images(uris: Sequence[str], wanted: Collection[str]) -> dict[str, tuple[Pix
     return found
 
 
-def _truth(data: bytes | None, label_map: LabelMap) -> np.ndarray | None:
-    return None if data is None else label_map.from_published(images.decode_mask(data))
+def _truth(image_id: str, data: bytes | None, label_map: LabelMap) -> np.ndarray | None:
+    try:
+        return None if data is None else label_map.from_annotation(images.decode_mask(data))
+    except ValueError as error:
+        raise ValueError(f"mask of image {image_id!r}: {error}") from error
 
 
 if __name__ == "__main__":

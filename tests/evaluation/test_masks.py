@@ -14,11 +14,11 @@ import pytest
 
 from c2am_dist import schema
 from c2am_dist.config import EvaluateMasksConfig
-from c2am_dist.data import label_set
+from c2am_dist.data import label_set, mask_sets
 from c2am_dist.evaluation.masks import evaluate_masks
 from c2am_dist.method import cues
 from c2am_dist.method.images import encode_png8
-from c2am_dist.method.label_maps import COCO, VOC, encode_mask
+from c2am_dist.method.label_maps import COCO, VOC, LabelMap, encode_mask
 from c2am_dist.method.metrics import PixelPrecision
 from tests.images import encoded, noise
 
@@ -57,7 +57,7 @@ def write_shard(path: Path, masks: Masks) -> str:
     return _write(path, pa.Table.from_pylist(rows, schema.SHARD))
 
 
-def write_masks(path: Path, masks: Masks, names: tuple[str, ...] = VOC.names) -> str:
+def write_masks(path: Path, masks: Masks, label_map: LabelMap = VOC) -> str:
     """A file of pseudo masks; None is a row with an error."""
     rows = [
         row(name, schema.PSEUDO_MASKS, maps_sha256="0")
@@ -65,7 +65,7 @@ def write_masks(path: Path, masks: Masks, names: tuple[str, ...] = VOC.names) ->
         for name, mask in masks.items()
     ]
     table = pa.Table.from_pylist(rows, schema.PSEUDO_MASKS)
-    metadata = {"c2am_dist.method": "sipe+cue", "c2am_dist.label_map": json.dumps(names)}
+    metadata = {"c2am_dist.method": "sipe+cue"} | mask_sets.to_metadata(label_map)
     return _write(path, table.replace_schema_metadata(metadata))
 
 
@@ -180,7 +180,7 @@ def test_cocos_category_ids_become_the_masks_ids(tmp_path: Path):
     truth = left(90)  # toothbrush
     truth[:, 12:] = 200  # stuff
     write_shard(tmp_path / "shards/0.parquet", {"im": truth})
-    masks = write_masks(tmp_path / "masks/0.parquet", {"im": left(80)}, COCO.names)
+    masks = write_masks(tmp_path / "masks/0.parquet", {"im": left(80)}, COCO)
     metrics = evaluate(tmp_path, masks, str(tmp_path / "shards"), label_map="coco")
     assert metrics["sipe+cue"]["miou_present"] == pytest.approx(100)
     assert classes_of(tmp_path)["toothbrush"]["iou"] == pytest.approx(100)
@@ -277,7 +277,7 @@ def test_baseline_shows_which_classes_gain_and_lose(tmp_path: Path):
     ("masks", "truth", "message"),
     [
         ({"im": left(77)}, {"im": left(1)}, r"image 'im': .*masks/im.png: prediction holds 77"),
-        ({"im": left(1)}, {"im": left(99)}, r"image 'im': .*truth holds 99"),
+        ({"im": left(1)}, {"im": left(99)}, r"image 'im': .*truth/im.png: annotation holds 99"),
         ({"im": left(1)[:6]}, {"im": left(1)}, r"masks/im.png: prediction \(6, 16\) and truth"),
         ({"im": left(1)}, {"other": left(1)}, r"no mask, such as of 'im', is of an image of"),
         ({"im": left(1)}, {"im": np.full(SIZE, 255)}, "no pixel of a scored image is annotated"),
@@ -292,6 +292,24 @@ def test_masks_that_cannot_be_scored_are_refused(
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize(
+    ("found", "annotated", "message"),
+    [
+        (200, 20, r"masks/im.png: prediction holds 200, which is not of the label map"),
+        (20, 21, r"truth/im.png: annotation holds 21, which is no id of the label map"),
+    ],
+)
+def test_ids_outside_the_label_map_are_no_foreground(
+    tmp_path: Path, found: int, annotated: int, message: str
+):
+    folders = [
+        write_pngs(tmp_path / n, {"im": left(i)})
+        for n, i in (("masks", found), ("truth", annotated))
+    ]
+    with pytest.raises(ValueError, match=f"image 'im': .*{message}"):
+        evaluate(tmp_path, *folders, foreground_only=True)
+
+
 @pytest.mark.parametrize("side", ["masks", "truth"])
 def test_picture_in_colour_is_refused_by_name(tmp_path: Path, side: str):
     folders = [write_pngs(tmp_path / name, {"im": left(1)}) for name in ("masks", "truth")]
@@ -302,10 +320,15 @@ def test_picture_in_colour_is_refused_by_name(tmp_path: Path, side: str):
 
 def test_ids_of_other_classes_are_refused(tmp_path: Path):
     shards = write_shard(tmp_path / "shards/0.parquet", {"im": left(1)})
-    masks = write_masks(tmp_path / "masks/0.parquet", {"im": left(1)}, COCO.names)
+    masks = write_masks(tmp_path / "masks/0.parquet", {"im": left(1)}, COCO)
     with pytest.raises(ValueError, match="1 is 'person' there and 'aeroplane' here"):
         evaluate(tmp_path, masks, shards)
     assert evaluate(tmp_path, masks, shards, foreground_only=True)
+    far = write_masks(tmp_path / "far/0.parquet", {"im": left(80)}, COCO)
+    assert evaluate(tmp_path, far, shards, foreground_only=True)["sipe+cue"]["miou"] > 99
+    write_shard(tmp_path / "shards/0.parquet", {"im": left(201)})
+    with pytest.raises(ValueError, match="annotation holds 201"):
+        evaluate(tmp_path, far, shards, label_map="coco")
 
 
 def test_unfinished_and_doubled_masks_are_refused(tmp_path: Path):

@@ -1,5 +1,6 @@
 import io
 import re
+import struct
 import zlib
 from pathlib import Path
 
@@ -349,6 +350,30 @@ def test_map_outside_its_range_is_not_stored(bad):
 def test_map_of_another_kind_is_refused(data):
     with pytest.raises(ImageError, match="16-bit grayscale"):
         images.decode_png16(data)
+
+
+@pytest.mark.parametrize(
+    ("bits", "samples", "levels"),
+    [
+        (1, [0, 1, 1, 0, 1, 0, 0, 0], None),
+        (2, [0, 1, 2, 3], [0, 85, 170, 255]),
+        (4, [0, 1, 2, 5, 15, 0], [0, 17, 34, 85, 255, 0]),
+        (8, [0, 1, 20, 255], [0, 1, 20, 255]),
+    ],
+)
+def test_grey_mask_of_few_bits_holds_its_samples(bits: int, samples: list, levels: list | None):
+    def chunk(kind: bytes, content: bytes) -> bytes:
+        checksum = zlib.crc32(kind + content)
+        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", checksum)
+
+    packed = int("".join(f"{each:0{bits}b}" for each in samples), 2)
+    line = b"\0" + packed.to_bytes(len(samples) * bits // 8, "big")
+    header = struct.pack(">IIBBBBB", len(samples), 1, bits, 0, 0, 0, 0)
+    data = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header)
+    data += chunk(b"IDAT", zlib.compress(line)) + chunk(b"IEND", b"")
+    assert images.decode_mask(data).tolist() == [samples]
+    if levels is not None:
+        assert images.decode_mask(data, keeps_levels=True).tolist() == [levels]
 
 
 def test_mask_gives_ids_not_colours():

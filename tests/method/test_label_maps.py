@@ -42,7 +42,7 @@ def test_coco_ids_are_those_of_its_categories():
 
 def test_masks_of_published_ids_become_contiguous_and_return():
     published = np.array([[0, 1, 13, 90], [12, 92, 184, 255]], np.uint8)
-    mask = COCO.from_published(published)
+    mask = COCO.from_annotation(published)
     assert mask.tolist() == [[0, 1, 12, 80], [0, 0, 0, 255]]
     assert COCO.to_published(mask).tolist() == [[0, 1, 13, 90], [0, 0, 0, 255]]
     every = np.arange(21, dtype=np.int64)[None]
@@ -53,6 +53,20 @@ def test_masks_of_published_ids_become_contiguous_and_return():
 def test_id_outside_the_label_map_is_refused(stray: int):
     with pytest.raises(ValueError, match=f"mask holds {stray}"):
         COCO.to_published(np.array([[0, stray]]))
+
+
+@pytest.mark.parametrize(
+    ("label_map", "known"),
+    [(VOC, {*range(21), 255}), (COCO, {*range(201), 255}), (from_names(["cat"]), {0, 1, 255})],
+)
+def test_annotated_ids_are_known_or_refused(label_map: LabelMap, known: set[int]):
+    for i in range(256):
+        mask = np.array([[0, i]], np.uint8)
+        if i in known:
+            assert label_map.from_annotation(mask)[0, 1] in (*range(len(label_map)), 255)
+        else:
+            with pytest.raises(ValueError, match=f"annotation holds {i}, which is no id"):
+                label_map.from_annotation(mask)
 
 
 def voc_colour(class_id: int) -> tuple[int, ...]:
@@ -102,15 +116,15 @@ def test_mask_that_does_not_fit_a_png_is_refused(stray: int):
 
 def test_label_maps_of_ones_own_work_alike():
     own = LabelMap(names=("background", "cell"), published_ids=(10, 200))
-    assert own.from_published(np.array([[10, 200, 3]], np.uint8)).tolist() == [[0, 1, 0]]
+    assert own.from_annotation(np.array([[10, 200, 0]], np.uint8)).tolist() == [[0, 1, 0]]
 
 
 def test_classes_of_one_s_own_count_from_one():
     label_map = from_names(["cat", " polar bear "])
     assert label_map.names == ("background", "cat", "polar bear")
     assert label_map.published_ids == (0, 1, 2)
-    mask = np.array([[0, 1, 2, 255, 7]], np.uint8)
-    assert label_map.from_published(mask).tolist() == [[0, 1, 2, 255, 0]]
+    mask = np.array([[0, 1, 2, 255]], np.uint8)
+    assert label_map.from_annotation(mask).tolist() == [[0, 1, 2, 255]]
     assert len(from_names([str(n) for n in range(254)])) == 255
 
 

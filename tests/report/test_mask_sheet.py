@@ -100,11 +100,13 @@ def test_sets_are_joined_by_image(tmp_path: Path):
     np.testing.assert_array_equal(refined, truth)
     assert np.abs(cam.astype(int) - refined).max() > 50 and _middle(cue) == [51, 51, 51]
     # Under another label map the same file means other classes.
-    (tmp_path / "names.txt").write_text("".join(f"{i}\n" for i in range(3)))
-    options = {"label_map": str(tmp_path / "names.txt"), "output": str(tmp_path / "b.png")}
-    draw(**inputs, image_ids=("image-00002",), **options)
+    options = {"image_ids": ("image-00002",), "output": str(tmp_path / "b.png")}
+    draw(**inputs, **options, label_map="coco")
     image, *_, truth = _panels((tmp_path / "b.png").read_bytes())
-    np.testing.assert_array_equal(image, truth, "12 is none of them, and so background")
+    np.testing.assert_array_equal(image, truth, "12 has no instances, and so is background")
+    (tmp_path / "names.txt").write_text("cat\ndog\n")
+    with pytest.raises(ValueError, match="mask of image 'image-00002': annotation holds 12"):
+        draw(**inputs, **options, label_map=str(tmp_path / "names.txt"))
 
 
 def test_images_are_drawn_from_those_that_have_a_mask(tmp_path: Path):

@@ -10,8 +10,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from c2am_dist.config import EvaluateMasksConfig
+from c2am_dist.evaluation import mask_figures as evaluation
+from c2am_dist.evaluation.mask_inputs import Encoded
+from c2am_dist.evaluation.mask_tally import MaskTally, Scoring
+from c2am_dist.evaluation.masks import _write as write_scores
 from c2am_dist.method import images, label_maps
-from c2am_dist.method.label_maps import LabelMap
+from c2am_dist.method.label_maps import LabelMap, encode_mask
 from c2am_dist.report import mask_figures
 from tests.labeled import picture
 from tests.masked import MAPS, Masked, masked, shape, write_masks
@@ -109,9 +114,15 @@ def test_known_masks_are_in_the_data_sets_own_ids(tmp_path: Path):
     assert row["iou"] == 1.0 and row["found"] == [["toothbrush", 0.25]]
 
 
-def test_a_mask_beyond_the_label_map_names_its_image(tmp_path: Path):
-    made = write_masks(tmp_path, {"x": masked(shape(SIZE, 21))})
-    with pytest.raises(ValueError, match="masks of image 'x': 21 is none of 21 ids"):
+@pytest.mark.parametrize(
+    ("mask", "truth", "message"),
+    [(21, 1, "21 is none of 21 ids"), (1, 21, "annotation holds 21, which is no id")],
+)
+def test_a_mask_beyond_the_label_map_names_its_image(
+    tmp_path: Path, mask: int, truth: int, message: str
+):
+    made = write_masks(tmp_path, {"x": masked(shape(SIZE, mask), shape(SIZE, truth))})
+    with pytest.raises(ValueError, match=f"masks of image 'x': {message}"):
         make(tmp_path / "report", **of(made))
 
 
@@ -174,22 +185,33 @@ def test_class_maps_of_labels_are_handed_on_in_their_colours(tmp_path: Path):
 # Scores of masks
 
 
-def _scores(**changes: Any) -> dict[str, Any]:
-    classes = [
-        {"class": "background", "iou": 80.0, "false_activation": 12.5, "missed_activation": 7.5},
-        {"class": HOSTILE, "iou": 40.0, "false_activation": 20.0, "missed_activation": 40.0},
-        {"class": "never", "iou": None, "false_activation": None, "missed_activation": None},
-    ]
-    about = {"masks": ["masks"], "annotations": ["shards"], "output": "m.json"}
-    figures = {"miou": 60.04, "pixel_accuracy": 81.0, "num_images": 1464, "num_missing": 0}
-    return {"format": 1, "package_version": "0", "config": about, **figures, "classes": classes} | (
-        changes
+def _evaluated(root: Path, *, has_baseline: bool = False) -> Path:
+    """What jobs/evaluate_masks.py writes of two images of class 1, of which half is found.
+
+    The baseline finds one wholly and takes the other for class 2.
+    """
+    label_map = label_maps.from_names([HOSTILE, "other", "never"])
+    truth = np.full((4, 6), 1, np.uint8)
+    half = np.where(np.arange(6) < 3, truth, 0).astype(np.uint8)
+    scoring = Scoring(label_map=label_map, num_ids=4, is_binary=False, is_agreement=False)
+    tallies = []
+    for masks in ((half, half), (truth, 2 * truth)):
+        tally = MaskTally.empty(len(label_map))
+        for mask in masks:
+            note = Encoded("truth.png", encode_mask(truth))
+            tally.add(Encoded("mask.png", encode_mask(mask)), note, scoring, is_cue=False)
+        tallies.append(tally)
+    found = [evaluation.summarise(each, is_binary=False, is_cue=False) for each in tallies]
+    metrics = {"sipe+cue": found[0]} | ({"baseline": found[1]} if has_baseline else {})
+    baseline = tallies[1] if has_baseline else None
+    config = EvaluateMasksConfig(
+        masks=("masks",),
+        annotations=("shards",),
+        output=str(root / "m.json"),
+        baseline=("plain",) if has_baseline else (),
     )
-
-
-def _write(path: Path, content: dict[str, Any]) -> str:
-    path.write_text(json.dumps(content))
-    return str(path)
+    write_scores(config, metrics, evaluation.by_class(tallies[0], label_map.names, baseline))
+    return root / "m.json"
 
 
 def _cells(page: str) -> dict[str, list[str]]:
@@ -199,43 +221,60 @@ def _cells(page: str) -> dict[str, list[str]]:
 
 
 def test_scores_of_masks_are_shown_the_worst_class_first(tmp_path: Path):
-    page = make(tmp_path / "report", metrics=_write(tmp_path / "m.json", _scores()))
+    page = make(tmp_path / "report", metrics=str(_evaluated(tmp_path)))
+    assert "Scores of the masks" in page
     cells = _cells(page)
-    assert cells["mIoU"] == ["60.0"] and cells["num images"] == ["1,464"]
-    assert cells["background"] == ["80.0", "12.5", "7.5"] and cells["never"] == ["–"] * 3
+    assert cells["mIoU"] == ["12.5"] and cells["num images"] == ["2"]
     escaped = HOSTILE.replace("<", "&lt;").replace(">", "&gt;")
-    assert [name for name in cells if name in (escaped, "background", "never")] == [
-        escaped,
-        "background",
-        "never",
-    ]
-    assert "python jobs/evaluate_masks.py --masks masks --annotations shards" in page
+    names = [escaped, "background", "other", "never"]
+    assert cells[escaped] == ["48", "50.0", "0.0", "50.0"]
+    assert cells["background"] == ["0", "0.0", "100.0", "0.0"]
+    assert cells["never"] == ["0", "–", "–", "–"]
+    order = [name for name in cells if name in names]
+    assert order == ["background", escaped, "other", "never"]
+    (command,) = re.findall(r"python jobs/evaluate_masks.py[^<]*", page)
+    assert "--masks masks" in command and "--annotations shards" in command
 
 
 def test_a_baseline_adds_what_each_class_gains(tmp_path: Path):
-    content = _scores(baseline_miou=50.0)
-    for row, theirs in zip(content["classes"], (75.0, 45.5, None), strict=True):
-        row["baseline_iou"] = theirs
-    page = make(tmp_path / "report", metrics=_write(tmp_path / "m.json", content))
+    page = make(tmp_path / "report", metrics=str(_evaluated(tmp_path, has_baseline=True)))
     cells = _cells(page)
-    assert cells["background"] == ["80.0", "75.0", "+5.0", "12.5", "7.5"]
-    assert cells["mIoU of the baseline"] == ["50.0"]
-    assert any(row[2:3] == ["-5.5"] for row in cells.values())
+    assert cells["mIoU"] == ["12.5", "12.5"]
+    assert "sipe+cue</th>" in page and "baseline</th>" in page
+    assert cells["num classes present"] == ["2", "2"]
+    escaped = HOSTILE.replace("<", "&lt;").replace(">", "&gt;")
+    assert cells[escaped] == ["48", "50.0", "0.0", "50.0", "50.0", "+0.0"]
+    assert cells["other"] == ["0", "–", "–", "–", "0.0", "+0.0"]
+    assert "--baseline plain" in page
+
+
+def test_scores_without_their_classes_are_a_table_of_figures(tmp_path: Path):
+    metrics = _evaluated(tmp_path)
+    (tmp_path / "m.classes.json").unlink()
+    page = make(tmp_path / "report", metrics=str(metrics))
+    assert _cells(page)["mIoU"] == ["12.5"] and "the worst first" not in page
 
 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"format": 2}, r"m\.json: not of format 1"),
-        ({"classes": 3}, r"m\.json: no list of classes"),
-        ({"classes": [{"class": "a", "iou": "b"}]}, r"m\.json: 'iou' is no number"),
+        ({"format": 2}, r"m\.classes\.json: not of format 1"),
+        ({"classes": 3}, r"m\.classes\.json: no list of classes"),
+        ({"classes": [{"class": "a", "iou": "b"}]}, r"m\.classes\.json: 'iou' is no number"),
     ],
 )
 def test_scores_that_are_none_are_refused(tmp_path: Path, changes: dict[str, Any], message: str):
+    metrics = _evaluated(tmp_path)
+    classes = tmp_path / "m.classes.json"
+    classes.write_text(json.dumps(json.loads(classes.read_text()) | changes))
     with pytest.raises(ValueError, match=message):
-        make(tmp_path / "report", metrics=_write(tmp_path / "m.json", _scores(**changes)))
+        make(tmp_path / "report", metrics=str(metrics))
 
 
 def test_scores_of_masks_and_of_boxes_are_told_apart(tmp_path: Path):
     boxes = json.loads(Path(sets.write_evaluation(tmp_path)).read_text())
-    assert not mask_figures.is_of_masks(boxes) and mask_figures.is_of_masks(_scores())
+    masks = json.loads(_evaluated(tmp_path).read_text())
+    assert not mask_figures.is_of_masks(boxes) and mask_figures.is_of_masks(masks)
+    (tmp_path / "m.json").write_text(json.dumps(masks | {"baseline": {"miou": "high"}}))
+    with pytest.raises(ValueError, match=r"m\.json: 'miou' is no number"):
+        make(tmp_path / "report", metrics=str(tmp_path / "m.json"))
