@@ -9,7 +9,7 @@ from c2am_dist.config import ExportConfig
 def main() -> None:
     config = tyro.cli(ExportConfig, description=__doc__)
     config.check_complete()
-    from c2am_dist.export import MaskExportReport, export
+    from c2am_dist.export import CueExportReport, MaskExportReport, export
 
     report = export(config)
     if isinstance(report, MaskExportReport):
@@ -19,6 +19,16 @@ def main() -> None:
         )
         print(
             f"not exported: {report.num_left_out} images that are all background (--keep-empty), "
+            f"{report.num_errors} with errors"
+        )
+        return
+    if isinstance(report, CueExportReport):
+        print(
+            f"export: {config.output} (cues: {report.num_images} images; {report.num_enlarged} "
+            f"cues enlarged, {report.num_rewritten} images written anew)"
+        )
+        print(
+            f"not exported: {report.num_left_out} images without a cue, "
             f"{report.num_errors} with errors"
         )
         return

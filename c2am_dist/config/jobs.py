@@ -6,7 +6,9 @@ from typing import Literal
 
 from c2am_dist.config.tree import require
 
-ExportFormat = Literal["coco", "yolo", "voc", "label-studio", "fiftyone", "webdataset", "masks"]
+ExportFormat = Literal[
+    "coco", "yolo", "voc", "label-studio", "fiftyone", "webdataset", "masks", "cues"
+]
 _WORD = re.compile(r"[A-Za-z0-9_-]+")
 _SUFFIX = re.compile(r"\.[A-Za-z0-9]+")
 
@@ -181,7 +183,7 @@ class ExportConfig:
 
     labels: tuple[str, ...] = ()
     """Label files, or pseudo masks (jobs/refine.py), to export: one or more URIs. Masks go to
-    ``voc``, ``coco`` and ``masks``, and take no flag that is about boxes."""
+    ``voc``, ``coco`` and ``masks``, and take no flag that is about boxes; nor does ``cues``."""
     images: tuple[str, ...] = ()
     """The shards that were labeled: one or more URIs."""
     output: str = ""

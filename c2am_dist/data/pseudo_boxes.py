@@ -123,7 +123,7 @@ def _read_labels(uris: Sequence[str]) -> tuple[pa.Table, dict[str, int]]:
         num_rows += sum(group.num_rows for group in groups)
         ends[uri] = num_rows
     labels = pa.concat_tables(tables)
-    _refuse_duplicates(labels["image_id"], uris)
+    shards.refuse_duplicates(labels["image_id"], f"data.boxes: {', '.join(uris)}")
     return labels, ends
 
 
@@ -162,14 +162,6 @@ def _read_ids(uri: str) -> pa.Table:
 
 
 _IDS = pa.schema([("image_id", pa.string()), ("height", pa.int32()), ("width", pa.int32())])
-
-
-def _refuse_duplicates(ids: pa.ChunkedArray, uris: Sequence[str]) -> None:
-    if len(ids.unique()) == len(ids):
-        return
-    counts = ids.value_counts()
-    twice = next(entry["values"] for entry in counts.to_pylist() if entry["counts"] > 1)
-    raise ValueError(f"data.boxes: {', '.join(uris)}: image_id {twice!r} comes more than once")
 
 
 def _refuse_others(known: np.ndarray, ends: dict[str, int]) -> None:

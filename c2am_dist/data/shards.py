@@ -144,6 +144,15 @@ def read_whole(uri: str, columns: Sequence[str], expected: pa.Schema = schema.SH
     return conform(uri, table, columns, expected)
 
 
+def refuse_duplicates(ids: pa.ChunkedArray, where: str) -> None:
+    """Raises ValueError naming an image_id that comes more than once; it begins with ``where``."""
+    if len(ids.unique()) == len(ids):
+        return
+    counts = ids.value_counts().to_pylist()
+    twice = next(entry["values"] for entry in counts if entry["counts"] > 1)
+    raise ValueError(f"{where}: image_id {twice!r} comes more than once")
+
+
 def conform(
     uri: str, table: pa.Table, columns: Sequence[str], expected: pa.Schema = schema.SHARD
 ) -> pa.Table:

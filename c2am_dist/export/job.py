@@ -23,6 +23,7 @@ from c2am_dist.data.shards import RowGroup
 from c2am_dist.export import (
     coco,
     coco_masks,
+    cue_files,
     label_studio,
     mask_files,
     mask_samples,
@@ -32,7 +33,7 @@ from c2am_dist.export import (
     webdataset,
     yolo,
 )
-from c2am_dist.export.coco import AnySample
+from c2am_dist.export.cue_files import CueExportReport
 from c2am_dist.export.folder import Folder, open_folder
 from c2am_dist.export.mask_samples import MaskSample
 from c2am_dist.export.pictures import Pictures
@@ -93,10 +94,11 @@ class MaskExportReport:
     """Exported images whose bytes are not the shard's: turned upright, or made a PNG."""
 
 
-AnyReport = TypeVar("AnyReport", ExportReport, MaskExportReport)
+AnyReport = TypeVar("AnyReport", ExportReport, MaskExportReport, CueExportReport)
+_Sample = TypeVar("_Sample")
 
 
-def export(config: ExportConfig) -> ExportReport | MaskExportReport:
+def export(config: ExportConfig) -> ExportReport | MaskExportReport | CueExportReport:
     """Writes the labels, or the pseudo masks, in ``config.format``; needs no Ray.
 
     A folder that a killed export has left is written again; one that is finished stays.
@@ -105,13 +107,16 @@ def export(config: ExportConfig) -> ExportReport | MaskExportReport:
         FileNotFoundError: a URI names nothing.
         ValueError: a field is missing, the labels are unfinished, hold an image twice, or are
             not of these images, nothing is left to export, or the output holds other files; a
-            format or a field means nothing with pseudo masks; the message names the culprit.
+            format or a field means nothing with pseudo masks or cues, or there are no cues; the
+            message names the culprit.
     """
     config.check_complete()
     label_files = label_set.expand(config.labels, allow_incomplete=config.allow_incomplete)
     holds_masks = mask_sets.holds_masks(label_files)
     if holds_masks:
         mask_samples.check(config)
+    elif config.format == "cues":
+        cue_files.check(config)
     image_files = storage.expand(config.images) if config.with_images else []
     success = storage.join(config.output, label_set.SUCCESS)
     label_set.begin(config.output, _identity(config, label_files, image_files))
@@ -120,8 +125,9 @@ def export(config: ExportConfig) -> ExportReport | MaskExportReport:
         print(f"{config.output}: already finished", flush=True)
         if holds_masks:
             return _finished(success, MaskExportReport)
-        return _finished(success, ExportReport)
-    report = (_write_masks if holds_masks else _write)(config, label_files)
+        return _finished(success, CueExportReport if config.format == "cues" else ExportReport)
+    write = _write_cues if config.format == "cues" else _write
+    report = (_write_masks if holds_masks else write)(config, label_files)
     content = {"format": FORMAT, "export": config.format, **dataclasses.asdict(report)}
     storage.write_bytes(success, (json.dumps(content, indent=1) + "\n").encode())
     return report
@@ -164,6 +170,21 @@ def _write_masks(config: ExportConfig, label_files: Sequence[File]) -> MaskExpor
     )
 
 
+def _write_cues(config: ExportConfig, label_files: Sequence[File]) -> CueExportReport:
+    groups = _groups(config, label_files, cue_files.COLUMNS, schema.LABELS)
+    pictures = Pictures(config.images) if config.with_images else None
+    counts = Counter[str]()
+    with open_folder(storage.absolute(config.output)) as folder:
+        cue_files.write(_shown(cue_files.stream(groups, pictures, counts), groups), folder)
+    return CueExportReport(
+        num_images=counts["images"],
+        num_enlarged=counts["enlarged"],
+        num_left_out=counts["left_out"],
+        num_errors=counts["errors"],
+        num_rewritten=counts["rewritten"],
+    )
+
+
 def _groups(
     config: ExportConfig, files: Sequence[File], columns: Sequence[str], expected: pa.Schema
 ) -> list[RowGroup]:
@@ -176,7 +197,7 @@ def _groups(
     return groups
 
 
-def _shown(stream: Iterable[AnySample], groups: Sequence[RowGroup]) -> Iterable[AnySample]:
+def _shown(stream: Iterable[_Sample], groups: Sequence[RowGroup]) -> Iterable[_Sample]:
     """The stream, with a progress bar on a terminal."""
     num_rows = sum(group.num_rows for group in groups)
     return tqdm(stream, total=num_rows, unit=" images", disable=None)

@@ -11,7 +11,7 @@ from c2am_dist.method.label_maps import LabelMap, encode_mask
 def write_voc(
     samples: Iterable[MaskSample], folder: Folder, config: ExportConfig, label_map: LabelMap
 ) -> None:
-    """Writes VOC's layout, and ``label_map.txt``, a class a line from id 1 on.
+    """Writes VOC's layout, and ``classes.txt``, a class a line from id 1 on, as prepare reads it.
 
     That is ``SegmentationClass`` (PNG of ids in VOC's colours), ``JPEGImages`` and
     ``ImageSets/Segmentation/SPLIT.txt``.
@@ -20,7 +20,7 @@ def write_voc(
         for sample in samples:
             _put(sample, folder, "JPEGImages", "SegmentationClass")
             names.write(f"{sample.name}\n".encode())
-    _put_label_map(folder, label_map)
+    _put_label_map(folder, "classes.txt", label_map)
 
 
 def write_folder(
@@ -29,7 +29,7 @@ def write_folder(
     """Writes ``masks`` (PNG of ids in VOC's colours), ``images`` and ``label_map.txt``."""
     for sample in samples:
         _put(sample, folder, "images", "masks")
-    _put_label_map(folder, label_map)
+    _put_label_map(folder, "label_map.txt", label_map)
 
 
 def _put(sample: MaskSample, folder: Folder, image_folder: str, mask_folder: str) -> None:
@@ -38,5 +38,5 @@ def _put(sample: MaskSample, folder: Folder, image_folder: str, mask_folder: str
     folder.put(f"{mask_folder}/{sample.name}.png", encode_mask(sample.mask))
 
 
-def _put_label_map(folder: Folder, label_map: LabelMap) -> None:
-    folder.put("label_map.txt", "".join(f"{name}\n" for name in label_map.names[1:]).encode())
+def _put_label_map(folder: Folder, path: str, label_map: LabelMap) -> None:
+    folder.put(path, "".join(f"{name}\n" for name in label_map.names[1:]).encode())

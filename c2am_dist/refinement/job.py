@@ -6,7 +6,6 @@ belongs to it. So the same command goes on where a job was cut off, and ``_SUCCE
 
 import dataclasses
 import hashlib
-import importlib.util
 import json
 import time
 from collections import deque
@@ -17,12 +16,12 @@ from tqdm import tqdm
 
 from c2am_dist import __version__, storage
 from c2am_dist.config import RefineConfig, digest, to_json
-from c2am_dist.data import label_map_files, label_set, mask_sets, row_files, shards
+from c2am_dist.data import label_map_files, label_set, mask_sets, row_files
 from c2am_dist.data.label_set import LabelFile
 from c2am_dist.data.row_files import LabelReport, PlannedFile
-from c2am_dist.method.crf import CRFMissingError
+from c2am_dist.method import crf
 from c2am_dist.method.label_maps import LabelMap
-from c2am_dist.refinement import sources
+from c2am_dist.refinement import inputs, sources
 from c2am_dist.refinement.masks import Refinement
 from c2am_dist.refinement.rows import Work, refine_shard
 from c2am_dist.refinement.sources import Source
@@ -43,16 +42,16 @@ def refine(config: RefineConfig) -> LabelReport:
     Raises:
         FileNotFoundError: a URI names nothing.
         ValueError: a field is missing, the extra ``crf`` is needed and not there, an input cannot
-            be read or does not belong to the images, a class is not in the label map, or the
-            output holds other files or those of another job; the message names the culprit.
+            be read or does not belong to the images, an image_id comes twice, a class is not in
+            the label map, or the output holds other files or those of another job; the message
+            names the culprit.
     """
     started = time.monotonic()
     config.check_complete()
     if config.refinement == "crf":
-        _refuse_without_crf()
+        crf.check_installed()
     images = storage.expand(config.images)
-    if not any(shards.index([file.uri], columns=["image_id"], allow_empty=True) for file in images):
-        raise ValueError(f"{', '.join(config.images)}: the shards hold no image")
+    classes = inputs.shard_classes(images, config.images)
     label_map = label_map_files.read(config.label_map)
     incomplete = config.allow_incomplete
     maps = sources.find(
@@ -71,19 +70,14 @@ def refine(config: RefineConfig) -> LabelReport:
             suffix=CUES_SUFFIX,
             allow_incomplete=incomplete,
         )
+    inputs.check_classes(classes, label_map)
+    inputs.check_classes(inputs.map_classes(maps.label_files.values()), label_map)
     same = _resolve(config)
     identity = _identity(images, maps, cues, label_map, same)
     work = _work(config, same, maps, cues, label_map)
     label_set.begin(config.output, identity)
     storage.sweep(config.output)
     return _fill(config, images, maps, cues, work, identity, started=started)
-
-
-def _refuse_without_crf() -> None:
-    if importlib.util.find_spec("pydensecrf") is None:
-        raise CRFMissingError(
-            "refinement crf needs the package pydensecrf2: pip install 'c2am-dist[crf]'"
-        )
 
 
 def _resolve(config: RefineConfig) -> RefineConfig:

@@ -62,6 +62,8 @@ def class_maps(
         ValueError: there are no maps or none that can be read, or a class has none.
         RefusedError: a class is not in the label map, or the maps are of another image.
     """
+    if found.is_missing and labels is not None and not len(labels):
+        return ClassMaps([], np.zeros((0, *size), np.float32))  # others write no file of such
     if found.error is not None:
         raise ValueError(f"no class maps: {found.error}")
     if found.value is None:
@@ -76,7 +78,7 @@ def class_maps(
         else _from_labels(image_id, size, found, label_map)
     )
     if labels is not None:
-        wanted = {_id_of(name, f"image {image_id!r}", label_map): name for name in labels}
+        wanted = {id_of(name, f"image {image_id!r}", label_map): name for name in labels}
         if lacking := [name for i, name in wanted.items() if i not in by_id]:
             raise ValueError(f"{found.uri}: no class map of {', '.join(sorted(lacking))}")
         by_id = {i: by_id[i] for i in wanted}
@@ -150,7 +152,7 @@ def _from_labels(
     by_id = dict[int, np.ndarray]()
     for entry in found.value:
         name = entry["class_name"]
-        class_id = _id_of(name, f"{found.uri}: image {image_id!r}", label_map)
+        class_id = id_of(name, f"{found.uri}: image {image_id!r}", label_map)
         if class_id in by_id:
             raise ValueError(f"{found.uri}: two class maps of {name}")
         try:
@@ -188,7 +190,12 @@ def _refuse_many(num_maps: int, size: tuple[int, int], uri: str) -> None:
         )
 
 
-def _id_of(name: str, where: str, label_map: LabelMap) -> int:
+def id_of(name: str, where: str, label_map: LabelMap) -> int:
+    """The id of a class, 1 to K.
+
+    Raises:
+        RefusedError: it is the background or not in the label map; begins with ``where``.
+    """
     try:
         class_id = label_map.id_of(name)
     except ValueError as error:

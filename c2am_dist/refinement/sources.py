@@ -160,6 +160,8 @@ class Found(NamedTuple):
     """Why there is nothing."""
     size: tuple[int | None, int | None] = (None, None)
     """Height and width of the labeled image, as far as they are known."""
+    is_missing: bool = False
+    """Whether the error is that an image has no file of its own."""
 
 
 class NamedReader:
@@ -174,7 +176,8 @@ class NamedReader:
             try:
                 yield Found(*named_files.read(self._source.uri, image_id, self._source.suffix))
             except (FileNotFoundError, ValueError) as error:
-                yield Found(self._source.uri, None, str(error))
+                is_missing = isinstance(error, FileNotFoundError)
+                yield Found(self._source.uri, None, str(error), is_missing=is_missing)
 
     def end(self) -> None:
         """Nothing is left over."""

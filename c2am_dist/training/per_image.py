@@ -24,6 +24,7 @@ from c2am_dist.method.psol import BoxRegressor, box_losses, relative_iou
 from c2am_dist.method.saliency import SaliencyNet, saliency_loss
 from c2am_dist.method.sipe import sipe_loss
 from c2am_dist.method.sipe_model import SipeClassifier
+from c2am_dist.method.vectors import wide
 from c2am_dist.training.batch import Autocast, Batch, num_workers, without_sync
 
 Terms = dict[str, Tensor]
@@ -63,7 +64,7 @@ class ClassifierMethod:
             assert piece.labels is not None
             with autocast():
                 logits = model(piece.images)
-            logits = _wide(logits)
+            logits = wide(logits)
             loss = F.cross_entropy(logits, piece.labels, reduction="none")
             return {"loss": loss, "accuracy": _is_correct(logits, piece.labels)}
 
@@ -135,7 +136,7 @@ class BridgingMethod:
                 constants=constants,
                 is_warmup=is_warmup,
             )
-            is_correct = _is_correct(_wide(output.logits), piece.labels)
+            is_correct = _is_correct(wide(output.logits), piece.labels)
             return {"loss": losses.total, **losses._asdict(), "accuracy": is_correct}
 
         return _backward(model, batch, terms_of, config=config)
@@ -186,11 +187,6 @@ def _encoder(config: TrainConfig) -> Encoder:
 
 def _constants(config: TrainConfig) -> BridgingConstants:
     return BridgingConstants(**dataclasses.asdict(config.bridging))
-
-
-def _wide(logits: Tensor) -> Tensor:
-    """Float32 at least: autocast leaves bfloat16."""
-    return logits.to(torch.promote_types(logits.dtype, torch.float32))
 
 
 def _is_correct(logits: Tensor, labels: Tensor) -> Tensor:

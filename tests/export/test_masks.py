@@ -81,7 +81,7 @@ def test_voc_holds_the_same_masks_in_its_colours(exported: Callable[..., Path]):
     out = exported("voc", split="pseudo")
     listed = (out / "ImageSets/Segmentation/pseudo.txt").read_text().split()
     assert listed == [names.file_path(image_id) for image_id in EXPECTED]
-    assert (out / "label_map.txt").read_text() == "mug\nLöwe & <b>\ncup\n"
+    assert (out / "classes.txt").read_text() == "mug\nLöwe & <b>\ncup\n"
     for image_id, mask in EXPECTED.items():
         name = names.file_path(image_id)
         np.testing.assert_array_equal(_read_png(out / f"SegmentationClass/{name}.png"), mask)
@@ -91,11 +91,13 @@ def test_voc_holds_the_same_masks_in_its_colours(exported: Callable[..., Path]):
 
 def test_prepare_reads_the_masks_of_a_voc_export_back(tmp_path: Path):
     flat = {f"image-{i}": each for i, each in enumerate(IMAGES.values())}
-    run(write_masks(tmp_path, flat), tmp_path / "voc", format="voc")
+    run(write_masks(tmp_path, flat, label_map=RARE), tmp_path / "voc", format="voc")
     _, rows = prepared(tmp_path / "voc", "voc")
     assert {row["image_id"] for row in rows} == {i for i, m in flat.items() if m.error is None}
     for row in rows:
-        np.testing.assert_array_equal(images.decode_mask(row["mask"]), flat[row["image_id"]].mask)
+        mask = flat[row["image_id"]].mask
+        np.testing.assert_array_equal(images.decode_mask(row["mask"]), mask)
+        assert row["labels"] == sorted(RARE.name_of(i) for i in set(mask[mask > 0].tolist()))
 
 
 def test_a_folder_of_masks_reads_back(exported: Callable[..., Path]):

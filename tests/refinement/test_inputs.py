@@ -10,7 +10,7 @@ import pytest
 from c2am_dist import storage
 from c2am_dist.config import RefineConfig, override
 from c2am_dist.method.crf import CRFMissingError
-from c2am_dist.refinement import refine, sources
+from c2am_dist.refinement import inputs, refine, sources
 from c2am_dist.refinement.sources import LabelReader, RefusedError, ShardSource
 from tests.refinement.sets import (
     Scene,
@@ -148,13 +148,38 @@ def test_what_cannot_be_asked_for_is_refused_by_the_flag(changes: dict, message:
         override(config, changes).check_complete()
 
 
-@pytest.mark.usefixtures("ray_cluster")
-def test_class_that_is_not_in_the_label_map_ends_the_job(tmp_path: Path):
+KNOWN = {"0.parquet": {"a": Scene(labels=["cow"], maps={"cow": ramp()}, cue=flat(0.5))}}
+
+
+@pytest.mark.parametrize(("files", "kind"), [(ONE, "class_maps"), (KNOWN, "shards")])
+def test_class_that_is_not_in_the_label_map_is_refused_before_any_work(
+    tmp_path: Path, files: dict, kind: str
+):
     (tmp_path / "classes.txt").write_text("horse\n")
-    config = override(write_set(tmp_path, ONE), {"label_map": str(tmp_path / "classes.txt")})
-    with pytest.raises(ValueError, match=r"0.parquet: image 'a': no class is called 'cow'"):
+    config = override(write_set(tmp_path, files), {"label_map": str(tmp_path / "classes.txt")})
+    with pytest.raises(RefusedError, match=rf"{kind}/0.parquet: no class is called 'cow'"):
         refine(config)
-    assert not (tmp_path / "masks/_SUCCESS").exists()
+    assert not (tmp_path / "masks").exists()
+
+
+def test_classes_of_maps_are_read_without_the_maps(tmp_path: Path):
+    maps = write_labels(tmp_path, {**ONE, "none.parquet": {"d": Scene()}}, "class_maps")
+    files = [f"{maps}/0.parquet", f"{maps}/none.parquet"]
+    assert inputs.map_classes(files) == {files[0]: {"cow"}, files[1]: set()}
+    path = tmp_path / "other.parquet"  # as others write lists, and with pages of maps cut out
+    table = pq.read_table(files[0])
+    pq.write_table(table, path, use_compliant_nested_type=False, compression="none")
+    data = path.read_bytes()
+    png = table["class_maps"][0][0]["map"].as_py()
+    path.write_bytes(data.replace(png, b"?" * len(png)))
+    assert inputs.map_classes([str(path)]) == {str(path): {"cow"}}
+
+
+def test_an_id_in_two_shards_is_refused_before_any_work(tmp_path: Path):
+    config = write_set(tmp_path, {**ONE, "1.parquet": {"b": COW}})
+    with pytest.raises(ValueError, match=r"shards: image_id 'b' comes more than once"):
+        refine(config)
+    assert not (tmp_path / "masks").exists()
 
 
 @pytest.mark.usefixtures("ray_cluster")

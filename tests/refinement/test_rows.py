@@ -162,6 +162,18 @@ def test_npy_maps_of_the_images_aspect_are_enlarged(tmp_path: Path, size: tuple[
     assert (found != np.where(ramp() > 0.5, DOG, 0)).mean() < 0.1
 
 
+def test_image_of_no_class_needs_no_npy_file(tmp_path: Path):
+    write_npy(tmp_path, "other", {0: ramp()})
+    how = work(threshold=0.5)
+    row = mask_row(image(labels=[]), "s", from_npy(tmp_path), None, how)
+    assert mask_of(row).shape == SIZE and not mask_of(row).any() and row["classes"] == []
+    for labels in (None, ["dog"]):
+        row = mask_row(image(labels=labels), "s", from_npy(tmp_path), None, how)
+        assert "im.npy: no such file" in row["error"]
+    (tmp_path / "im.npy").write_bytes(b"broken")
+    assert "im.npy: " in mask_row(image(labels=[]), "s", from_npy(tmp_path), None, how)["error"]
+
+
 @pytest.mark.parametrize(
     ("maps", "message"),
     [
