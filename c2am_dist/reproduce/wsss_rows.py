@@ -63,9 +63,9 @@ def plan(config: WsssConfig) -> list[Row]:
 
 def _parse(name: str) -> Row:
     maps, *others = name.split("+")
-    kinds = get_args(Refinement)
+    kinds: tuple[Refinement, ...] = get_args(Refinement)
     cues = next((other for other in others if other not in kinds), "")
-    return Row(maps, cues, next((other for other in others if other in kinds), "none"))
+    return Row(maps, cues, next((kind for kind in kinds if kind in others), "none"))
 
 
 def folders(config: WsssConfig) -> dict[str, str]:
