@@ -124,9 +124,12 @@ def join(row_groups: Sequence[RowGroup], uris: Sequence[str]) -> CueSets:
     num_nulls: dict[str, int] = {}
     for uri, found in by_set.items():
         num_nulls |= _count_nulls(uri, found)
-    flat = [candidate for found in by_set.values() for candidate in found]
+    by_name = defaultdict[str, list[_Candidate]](list)
+    for found in by_set.values():
+        for candidate in found:
+            by_name[storage.name(candidate.uri)].append(candidate)
     with ThreadPoolExecutor(_READERS) as pool:
-        paired = list(pool.map(lambda groups: _find(groups, flat, uris), own.values()))
+        paired = list(pool.map(lambda groups: _find(groups, by_name, uris), own.values()))
     _refuse_others(by_set, paired)
     num_missing = sum(num_nulls[candidate.uri] for candidate in paired)
     digests = "".join(f"{candidate.listed.sha256}\n" for candidate in paired)
@@ -172,12 +175,18 @@ def _count_nulls(uri: str, candidates: Sequence[_Candidate]) -> dict[str, int]:
 
 
 def _find(
-    groups: Sequence[RowGroup], candidates: Sequence[_Candidate], uris: Sequence[str]
+    groups: Sequence[RowGroup], by_name: Mapping[str, Sequence[_Candidate]], uris: Sequence[str]
 ) -> _Candidate:
-    """The one label file of a shard; raises ValueError naming it where there is no such."""
+    """The one label file of a shard; raises ValueError naming it where there is no such.
+
+    Args:
+        groups: of the shard.
+        by_name: file name -> the label files so called: looking at all would be quadratic.
+        uris: of the label sets, for messages.
+    """
     shard = groups[0].uri
     path = f"/{shard}" if shard.endswith(".parquet") else f"/{shard}.parquet"
-    named = [c for c in candidates if path.endswith(f"/{c.listed.name}")]
+    named = [c for c in by_name.get(storage.name(path), ()) if path.endswith(f"/{c.listed.name}")]
     if not named:
         raise ValueError(f"data.cues: {shard}: no label file of that name in {', '.join(uris)}")
     first = _first_id(groups[0])

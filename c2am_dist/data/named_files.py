@@ -16,6 +16,8 @@ class NamedFiles(NamedTuple):
     """In order of their URIs."""
     stems: list[str]
     """Of each file its path below the folder, without extension."""
+    suffixes: tuple[str, ...]
+    """As these files have them: ``.png``, say, and ``.PNG``."""
 
 
 def find(uris: Sequence[str], suffix: str) -> NamedFiles | None:
@@ -44,15 +46,22 @@ def find(uris: Sequence[str], suffix: str) -> NamedFiles | None:
             raise storage.MissingError(f"{uri}: no .parquet and no {suffix} file in the folder")
         root = storage.root(uri)
         start = len(root.rstrip("/")) + 1
-        return NamedFiles(root, files, [file.uri[start : -len(suffix)] for file in files])
+        stems = [file.uri[start : -len(suffix)] for file in files]
+        suffixes = sorted({file.uri[-len(suffix) :] for file in files})
+        return NamedFiles(root, files, stems, tuple(suffixes))
     return None
 
 
-def read(folder: str, image_id: str, suffix: str) -> tuple[str, bytes]:
+def read(folder: str, image_id: str, suffixes: Sequence[str]) -> tuple[str, bytes]:
     """The URI and the content of an image's file.
 
     It is called by the image's id, or by what :func:`names.file_path` makes of it, as files are
     that this package writes.
+
+    Args:
+        folder: where.
+        image_id: of the image.
+        suffixes: that the folder's files have.
 
     Raises:
         FileNotFoundError: there is none; names what it should be called.
@@ -60,7 +69,7 @@ def read(folder: str, image_id: str, suffix: str) -> tuple[str, bytes]:
     """
     names.check(image_id, "image_id")
     candidates = dict.fromkeys([names.file_path(image_id), image_id])
-    uris = [storage.join(folder, name + suffix) for name in candidates]
+    uris = [storage.join(folder, name + suffix) for suffix in suffixes for name in candidates]
     for uri in uris:
         try:
             return uri, storage.read_bytes(uri)

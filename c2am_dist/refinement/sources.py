@@ -33,8 +33,8 @@ class ShardSource(NamedTuple):
     uri: str
     """Of a label file, or of the folder of files."""
     column: str
-    suffix: str
-    """Of the files in the folder; empty for a label file."""
+    suffixes: tuple[str, ...]
+    """Of the files in the folder; none for a label file."""
 
 
 class Source(NamedTuple):
@@ -42,8 +42,8 @@ class Source(NamedTuple):
 
     column: str
     """Of label files: ``class_maps`` or ``background_cue``."""
-    suffix: str
-    """Of files called by image_id; empty for label sets."""
+    suffixes: tuple[str, ...]
+    """Of files called by image_id; none for label sets."""
     folder: str
     """Where these are; empty for label sets."""
     label_files: Mapping[str, str]
@@ -56,7 +56,7 @@ class Source(NamedTuple):
     """Of names and sizes."""
 
     def of_shard(self, shard: str) -> ShardSource:
-        return ShardSource(self.label_files.get(shard, self.folder), self.column, self.suffix)
+        return ShardSource(self.label_files.get(shard, self.folder), self.column, self.suffixes)
 
 
 def find(
@@ -84,7 +84,7 @@ def find(
     named = named_files.find(uris, suffix)
     if named is not None:
         listing = _digest(named.files)
-        return Source(column, suffix, named.folder, {}, "cam", listing, listing)
+        return Source(column, named.suffixes, named.folder, {}, "cam", listing, listing)
     files = label_set.expand(uris, allow_incomplete=allow_incomplete)
     matched = _match(images, files, uris)
     with ThreadPoolExecutor(_FILES_AT_ONCE) as pool:  # mostly latency, over a network
@@ -96,7 +96,7 @@ def find(
                 f"{' '.join(origins[0])}: refine one after the other"
             )
     method, sha256 = origins[0]
-    return Source(column, "", "", matched, method, sha256, _digest(files))
+    return Source(column, (), "", matched, method, sha256, _digest(files))
 
 
 def _digest(files: Sequence[File]) -> str:
@@ -174,7 +174,7 @@ class NamedReader:
         """Yields what there is for each image, one at a time."""
         for image_id in image_ids:
             try:
-                yield Found(*named_files.read(self._source.uri, image_id, self._source.suffix))
+                yield Found(*named_files.read(self._source.uri, image_id, self._source.suffixes))
             except (FileNotFoundError, ValueError) as error:
                 is_missing = isinstance(error, FileNotFoundError)
                 yield Found(self._source.uri, None, str(error), is_missing=is_missing)
@@ -236,4 +236,4 @@ class LabelReader:
 
 def reader(source: ShardSource, shard: str) -> NamedReader | LabelReader:
     """What reads a source for the images of a shard, in their order."""
-    return NamedReader(source) if source.suffix else LabelReader(source, shard)
+    return NamedReader(source) if source.suffixes else LabelReader(source, shard)

@@ -51,8 +51,8 @@ def test_cues_are_read_back_by_refinement(
     assert len(there) == (4 if with_images else 2)
 
     folder = str(tmp_path / "out/cues")
-    assert named_files.read(folder, "a b/whole", ".png")[1] == images.encode_png8(ramp())
-    reader = NamedReader(ShardSource(folder, "background_cue", ".png"))
+    assert named_files.read(folder, "a b/whole", [".png"])[1] == images.encode_png8(ramp())
+    reader = NamedReader(ShardSource(folder, "background_cue", (".png",)))
     whole, small = reader.read(["a b/whole", "small"])
     np.testing.assert_allclose(background_cue("a b/whole", SIZE, whole), ramp(), atol=1 / 255)
     expected = cues.enlarge(SMALL, SIZE)

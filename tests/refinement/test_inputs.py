@@ -96,7 +96,7 @@ def test_labels_of_other_images_or_in_another_order_are_refused(
     tmp_path: Path, ids: list[str], message: str
 ):
     maps = write_labels(tmp_path, ONE, "class_maps")
-    reader = LabelReader(ShardSource(f"{maps}/0.parquet", "class_maps", ""), "shard")
+    reader = LabelReader(ShardSource(f"{maps}/0.parquet", "class_maps", ()), "shard")
     with pytest.raises(RefusedError, match=rf"0.parquet: {message}"):
         for start in range(0, len(ids), 2):
             list(reader.read(ids[start : start + 2]))
@@ -106,11 +106,23 @@ def test_labels_of_other_images_or_in_another_order_are_refused(
 def test_labels_are_read_in_step_whatever_their_row_groups(tmp_path: Path):
     names = [f"im{i}" for i in range(100)]
     maps = write_labels(tmp_path, {"0.parquet": dict.fromkeys(names, COW)}, "class_maps")
-    reader = LabelReader(ShardSource(f"{maps}/0.parquet", "class_maps", ""), "shard")
+    reader = LabelReader(ShardSource(f"{maps}/0.parquet", "class_maps", ()), "shard")
     for start, end in ((0, 1), (1, 70), (70, 70), (70, 100)):
         found = list(reader.read(names[start:end]))
         assert [each.value[0]["class_name"] for each in found] == ["cow"] * (end - start)
     reader.end()
+
+
+def test_files_are_found_whatever_the_case_of_their_suffix(tmp_path: Path):
+    images = write_shards(tmp_path, ONE)
+    for name in "abc":
+        write_npy(tmp_path / "npy", name, {0: ramp()})
+    (tmp_path / "npy/a.npy").rename(tmp_path / "npy/a.NPY")
+    (tmp_path / "npy/b.npy").rename(tmp_path / "npy/b.Npy")
+    source = find(tmp_path / "npy", images).of_shard(f"{images}/0.parquet")
+    found = list(sources.reader(source, "shard").read(["a", "b", "c", "d"]))
+    assert [Path(each.uri).name for each in found[:3]] == ["a.NPY", "b.Npy", "c.npy"]
+    assert all(each.value for each in found[:3]) and found[3].is_missing
 
 
 def test_folder_of_neither_kind_and_two_folders_are_refused(tmp_path: Path):

@@ -150,7 +150,7 @@ def test_what_does_not_belong_to_the_image_is_refused(changes: dict, message: st
 
 
 def from_npy(folder: Path, name: str = "im") -> Found:
-    return next(NamedReader(ShardSource(str(folder), "class_maps", ".npy")).read([name]))
+    return next(NamedReader(ShardSource(str(folder), "class_maps", (".npy",))).read([name]))
 
 
 @pytest.mark.parametrize("size", [SIZE, (5, 8), (40, 60), (10, 15)])

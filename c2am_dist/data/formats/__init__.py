@@ -3,7 +3,7 @@
 import dataclasses
 from collections.abc import Callable
 
-from c2am_dist import storage
+from c2am_dist import names, storage
 from c2am_dist.config import PrepareConfig
 from c2am_dist.data.formats import coco, cub, folder, imagenet, voc, webdataset, yolo
 from c2am_dist.data.formats.items import (
@@ -53,16 +53,20 @@ def list_items(config: PrepareConfig) -> list[Item]:
 
 
 def _with_masks(items: list[Item], uri: str) -> list[Item]:
-    """The items with the PNGs of a folder for masks, and with no others."""
+    """The items with the PNGs of a folder for masks, and with no others.
+
+    They are called as `named_files.read` looks for them.
+    """
     if not storage.exists(uri):
         raise FileNotFoundError(f"{uri}: no such folder (masks)")
     masks = by_stem(files_below(uri), [".png"])
-    if not any(item.image_id in masks for item in items):
+    found = [masks.get(names.file_path(i.image_id)) or masks.get(i.image_id) for i in items]
+    if not any(found):
         raise ValueError(
             f"{uri}: none of its {len(masks)} PNGs is called like an image, such as "
             f"{items[0].image_id}.png (masks)"
         )
     return [
-        dataclasses.replace(item, mask=masks.get(item.image_id), is_agreement_mask=False)
-        for item in items
+        dataclasses.replace(item, mask=mask, is_agreement_mask=False)
+        for item, mask in zip(items, found, strict=True)
     ]

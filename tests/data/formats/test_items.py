@@ -67,6 +67,15 @@ def test_masks_of_a_folder_go_to_images_of_their_names(cats: Path):
     assert items["cat/b"].mask is None
 
 
+def test_masks_of_a_folder_are_found_as_our_jobs_call_them(tmp_path: Path):
+    png = image_bytes(kind="PNG", mode="L")
+    files = {"set/a b/c.jpg": JPEG, "set/a b/d.jpg": JPEG, "ids/a~20b/c.png": png}
+    root = lay_out(tmp_path, {**files, "ids/a b/d.png": png})
+    items = listing(root / "set", "folder", masks=f"{root}/ids")
+    found = {image_id: str(item.mask.uri) for image_id, item in items.items()}  # type: ignore
+    assert found == {"a b/c": f"{root}/ids/a~20b/c.png", "a b/d": f"{root}/ids/a b/d.png"}
+
+
 def test_masks_of_a_folder_stand_in_for_those_of_the_layout(tmp_path: Path):
     png = image_bytes(kind="PNG", mode="L")
     files = {f"JPEGImages/{name}.jpg": JPEG for name in "ab"}
