@@ -74,7 +74,8 @@ def _named(uri: str) -> _Named:
     table = shards.read_whole(uri, columns)
     classes = set[Any]()
     if len(columns) > 1:
-        classes.update(pc.list_flatten(table["labels"]).unique().to_pylist())
+        flat = pc.list_flatten(table["labels"])  # type: ignore
+        classes.update(flat.unique().to_pylist())
     return _Named(table["image_id"], classes)
 
 
@@ -87,7 +88,8 @@ def _mapped(uri: str) -> set[Any]:
         wanted = [p for p in paths if p.startswith("class_maps.") and p.endswith(".class_name")]
         for group in range(file.num_row_groups):
             entries = file.read_row_group(group, columns=wanted, use_threads=False)["class_maps"]
-            found = pc.struct_field(pc.list_flatten(entries), "class_name")
+            flat = pc.list_flatten(entries)  # type: ignore
+            found = pc.struct_field(flat, "class_name")  # type: ignore
             names.update(_as_strings(uri, found.unique()))
     return names
 

@@ -65,7 +65,8 @@ def _parse(name: str) -> Row:
     maps, *others = name.split("+")
     kinds: tuple[Refinement, ...] = get_args(Refinement)
     cues = next((other for other in others if other not in kinds), "")
-    return Row(maps, cues, next((kind for kind in kinds if kind in others), "none"))
+    own: list[Refinement] = [kind for kind in kinds if kind in others]
+    return Row(maps, cues, own[0] if own else "none")
 
 
 def folders(config: WsssConfig) -> dict[str, str]:
