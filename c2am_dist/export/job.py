@@ -125,7 +125,9 @@ def export(config: ExportConfig) -> ExportReport | MaskExportReport | CueExportR
         print(f"{config.output}: already finished", flush=True)
         if holds_masks:
             return _finished(success, MaskExportReport)
-        return _finished(success, CueExportReport if config.format == "cues" else ExportReport)
+        if config.format == "cues":
+            return _finished(success, CueExportReport)
+        return _finished(success, ExportReport)
     write = _write_cues if config.format == "cues" else _write
     report = (_write_masks if holds_masks else write)(config, label_files)
     content = {"format": FORMAT, "export": config.format, **dataclasses.asdict(report)}

@@ -8,7 +8,6 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple, TypeVar
 
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from c2am_dist import storage
@@ -74,7 +73,7 @@ def _named(uri: str) -> _Named:
     table = shards.read_whole(uri, columns)
     classes = set[Any]()
     if len(columns) > 1:
-        classes.update(pc.list_flatten(table["labels"]).unique().to_pylist())
+        classes.update(table["labels"].combine_chunks().flatten().unique().to_pylist())
     return _Named(table["image_id"], classes)
 
 
@@ -87,7 +86,7 @@ def _mapped(uri: str) -> set[Any]:
         wanted = [p for p in paths if p.startswith("class_maps.") and p.endswith(".class_name")]
         for group in range(file.num_row_groups):
             entries = file.read_row_group(group, columns=wanted, use_threads=False)["class_maps"]
-            found = pc.struct_field(pc.list_flatten(entries), "class_name")
+            found = entries.combine_chunks().flatten().field("class_name")
             names.update(_as_strings(uri, found.unique()))
     return names
 
