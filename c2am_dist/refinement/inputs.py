@@ -73,12 +73,7 @@ def _named(uri: str) -> _Named:
     table = shards.read_whole(uri, columns)
     classes = set[Any]()
     if len(columns) > 1:
-<<<<<<< HEAD
-        flat = pc.list_flatten(table["labels"])  # type: ignore
-        classes.update(flat.unique().to_pylist())
-=======
         classes.update(table["labels"].combine_chunks().flatten().unique().to_pylist())
->>>>>>> i6-fixb
     return _Named(table["image_id"], classes)
 
 
@@ -91,12 +86,7 @@ def _mapped(uri: str) -> set[Any]:
         wanted = [p for p in paths if p.startswith("class_maps.") and p.endswith(".class_name")]
         for group in range(file.num_row_groups):
             entries = file.read_row_group(group, columns=wanted, use_threads=False)["class_maps"]
-<<<<<<< HEAD
-            flat = pc.list_flatten(entries)  # type: ignore
-            found = pc.struct_field(flat, "class_name")  # type: ignore
-=======
             found = entries.combine_chunks().flatten().field("class_name")
->>>>>>> i6-fixb
             names.update(_as_strings(uri, found.unique()))
     return names
 
