@@ -81,7 +81,7 @@ def test_an_epoch_fetches_what_was_forecast(folder: str, proxy: FaultProxy):
             windows=windows,
             part_sizes=plan.part_sizes(BATCH, 2),
             columns=["image_id", "image"],
-            boxes=None,
+            beside=None,
         ):
             num_images += len(chunk["image_id"][0])
     assert num_images == 6 * GROUP_IMAGES
